@@ -1,0 +1,54 @@
+"""Whole files or none: every file of an artifact appears under its name only when it is complete."""
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+DigestTable = dict[str, dict[str, Any]]
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[IO[bytes]]:
+    """Open ``path`` for writing bytes; it gets its name by one rename when the block ends well."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    try:
+        with unfinished.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        unfinished.replace(path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def write_json(path: Path, value: object) -> None:
+    """Write ``value`` as indented strict JSON (NaN is refused), whole or not at all."""
+    text = json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False)
+    with whole_file(path) as file:
+        file.write(text.encode() + b"\n")
+
+
+def file_digests(folder: Path, skip: Callable[[str], bool]) -> DigestTable:
+    """Size and sha256 of every file below ``folder``, by relative name, sorted; ``skip`` drops names."""
+    names = sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
+
+    def digest(name: str) -> dict[str, Any]:
+        with (folder / name).open("rb") as file:
+            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+        return {"bytes": (folder / name).stat().st_size, "sha256": sha256}
+
+    names = [name for name in names if not skip(name)]
+    with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
+        return dict(zip(names, pool.map(digest, names), strict=True))
+
+
+def digest_of(table: DigestTable) -> str:
+    """One sha256 over the names and digests of a table: equal tables mean equal contents."""
+    lines = [f"{name} {entry['sha256']}\n" for name, entry in sorted(table.items())]
+    return hashlib.sha256("".join(lines).encode()).hexdigest()

@@ -1,0 +1,39 @@
+"""The result: what one checkpoint scores on one task."""
+
+import json
+import math
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from dcexp.artifacts.base import Artifact
+from dcexp.artifacts.files import write_json
+
+RESULT = "result.json"
+Metrics = Mapping[str, float | None]
+
+
+class Result(Artifact):
+    """``result.json``: one line of upstream's ``eval_results.jsonl`` (key, dataset, metrics)."""
+
+    kind = "result"
+
+    @cached_property
+    def line(self) -> dict[str, Any]:
+        """``{"key", "dataset", "metrics": {..., "main_metric"}}``."""
+        line: dict[str, Any] = json.loads((self.path / RESULT).read_text())
+        return line
+
+    @property
+    def main_metric(self) -> float | None:
+        """The number that enters averages (a fraction, 0 to 1); None for a task that has none."""
+        value: float | None = self.line["metrics"]["main_metric"]
+        return value
+
+
+def write_result(out: Path, key: str, name: str, metrics: Metrics, main_metric: float | None) -> None:
+    """Write ``out/result.json``; NaN (a group with nobody in it) becomes null, as strict JSON wants."""
+    finite = {k: None if v is not None and math.isnan(v) else v for k, v in metrics.items()}
+    line = {"key": key, "dataset": name, "metrics": {**finite, "main_metric": main_metric}}
+    write_json(out / RESULT, line)

@@ -1,0 +1,43 @@
+"""The subset: the chosen uids, sorted, repeats side by side; upstream's own file format."""
+
+from pathlib import Path
+
+import numpy as np
+
+from dcexp.artifacts.base import Artifact
+from dcexp.artifacts.files import whole_file
+from dcexp.artifacts.uid import UID, Uids, is_sorted, sort_uids
+
+SUBSET = "subset.npy"
+
+
+class Subset(Artifact):
+    """``subset.npy``: shape (n,), dtype ``u8,u8``, in lexicographic order."""
+
+    kind = "subset"
+
+    def uids(self) -> Uids:
+        """The chosen uids, memory-mapped and checked."""
+        return read_subset(self.path / SUBSET)
+
+
+def write_subset(out: Path, uids: Uids) -> None:
+    """Sort ``uids`` and write them as ``out/subset.npy``."""
+    with whole_file(out / SUBSET) as file:
+        np.save(file, sort_uids(uids))
+
+
+def read_subset(path: Path) -> Uids:
+    """Memory-map a subset file. Raises ValueError for anything upstream would misread in silence."""
+    try:
+        uids = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (ValueError, EOFError) as error:
+        raise ValueError(f"{path} is not a readable .npy file: {error}") from None
+    if uids.dtype != UID or uids.ndim != 1:
+        raise ValueError(
+            f"{path}: a subset is a one-dimensional array of dtype 'u8,u8'; "
+            f"this one has shape {uids.shape} and dtype {uids.dtype}"
+        )
+    if not is_sorted(uids):
+        raise ValueError(f"{path}: uids are not in lexicographic order; sort them (numpy: a.sort()) and save again")
+    return uids

@@ -1,0 +1,148 @@
+"""The door: words of the command line become one typed object and go to a verb. Only this module knows Hydra."""
+
+import difflib
+import logging
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+CONF = next(p for p in (Path(__file__).parent / "conf", Path(__file__).parent.parent / "conf") if p.is_dir())
+
+VERBS = {
+    "run": "select, reshard, train and evaluate what the words describe (the default verb)",
+    "plan": "show every step of that run, what is there already and what it would cost",
+    "verify": "check every artifact of that run against its manifest",
+    "leaderboard": "compare all runs of the store",
+}
+GROUPS = ("scale", "source", "filter", "tasks", "engine", "tracker", "experiment")
+
+
+def main() -> None:
+    """Entry point of ``dcexp`` and ``python -m dcexp``. Exits 1 with one message when a user can mend it."""
+    words = sys.argv[1:]
+    if "--help" in words or "-h" in words:
+        sys.stdout.write(usage())
+        return
+    try:
+        verb = _take_verb(words)
+        _compose_and_call(verb, words)
+    except KeyboardInterrupt:
+        _stop("interrupted. Finished pieces are kept: the same command goes on from them", 130)
+    except Exception as error:
+        if os.environ.get("HYDRA_FULL_ERROR") == "1" or not _is_users(cause := _innermost(error)):
+            raise
+        _stop(_message(cause), 1)
+
+
+def usage() -> str:
+    """What can be said, from the option files themselves."""
+    lines = ["usage: python -m dcexp [VERB] [group=option | key=value]...", "", "verbs:"]
+    lines += [f"  {verb:<12} {text}" for verb, text in VERBS.items()]
+    lines += ["", "groups and their options:"]
+    lines += [f"  {group:<12} {', '.join(_options(group))}" for group in GROUPS]
+    lines += [
+        "",
+        "keys:         seed=0  until=pool|subset|shards|checkpoint|results  rebuild=KIND  store.root=DIR",
+        "              source.root=DIR  filter.fraction=0.3  filter.path=FILE  engine.workers=N  tracker.mode=offline",
+        "sweeps:       python -m dcexp -m filter=none,clip_score seed=0,1,2   (on SLURM: hydra/launcher=slurm)",
+        "the config:   add --cfg job to see it, --hydra-help for Hydra's own flags",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _options(group: str) -> list[str]:
+    return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
+
+
+def _take_verb(words: list[str]) -> str:
+    """Remove a leading verb from ``words``; anything with '=' or a leading sign is not one."""
+    if not words or "=" in words[0] or words[0][0] in "-+~":
+        return "run"
+    verb = words.pop(0)
+    if verb not in VERBS:
+        near = difflib.get_close_matches(verb, VERBS, n=1)
+        raise ValueError(f"no verb {verb!r}{f', did you mean {near[0]!r}?' if near else ''} There are: {', '.join(VERBS)}")
+    return verb
+
+
+def _compose_and_call(verb: str, words: list[str]) -> None:
+    import hydra
+
+    # Hydra prints its own shortened traceback unless told to raise; the messages are made here.
+    os.environ["HYDRA_FULL_ERROR"] = os.environ.get("HYDRA_FULL_ERROR") or "raise"
+    sys.argv = [sys.argv[0], *words]
+
+    def call(cfg: Any) -> None:
+        from hydra.utils import instantiate
+
+        from dcexp import commands
+
+        refuse_shadowed_scales()
+        logging.captureWarnings(True)
+        request = instantiate(cfg)
+        command: Callable[[Any], None] = getattr(commands, verb)
+        command(request)
+
+    hydra.main(version_base="1.3", config_path=str(CONF), config_name=verb)(call)()
+
+
+def refuse_shadowed_scales() -> None:
+    """Raise ValueError when another config directory holds a scale of a published name with other values."""
+    from hydra.core.hydra_config import HydraConfig
+    from omegaconf import OmegaConf
+
+    from dcexp.scale import PUBLISHED, locked
+
+    for source in HydraConfig.get().runtime.config_sources:
+        folder = Path(source.path) / "scale"
+        if source.schema != "file" or folder == CONF / "scale" or not folder.is_dir():
+            continue
+        for path in sorted(folder.glob("*.yaml")):
+            values: Any = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
+            values = values.get("scale", values)
+            if path.stem in PUBLISHED or values.get("name") in PUBLISHED:
+                try:
+                    locked(**{k: v for k, v in values.items() if k not in ("_target_", "defaults")})
+                except ValueError as error:
+                    raise ValueError(f"{path} shadows a published scale. {error}") from None
+
+
+def _innermost(error: BaseException) -> BaseException:
+    """The error a stage or Hydra raised, without the wrappers around it."""
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
+    while isinstance(error, HydraException | OmegaConfBaseException) and error.__cause__ is not None:
+        error = error.__cause__
+    return error
+
+
+def _is_users(error: BaseException) -> bool:
+    """True for what a user can mend: bad values, missing files, full disks, dead workers, config mistakes."""
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
+    kinds = (ValueError, OSError, HydraException, OmegaConfBaseException)
+    return isinstance(error, kinds) or type(error) is RuntimeError or _is_wrong_argument(error)
+
+
+def _is_wrong_argument(error: BaseException) -> bool:
+    """True for a field that a class does not have or misses, given through ``+key=`` or ``~key``."""
+    return isinstance(error, TypeError) and "__init__()" in str(error)
+
+
+def _message(error: BaseException) -> str:
+    text = str(error).strip()
+    if _is_wrong_argument(error):
+        return text.replace(".__init__() got an unexpected keyword argument", " has no field").replace(
+            ".__init__() missing", " misses"
+        )
+    return text or repr(error)
+
+
+def _stop(message: str, code: int) -> None:
+    sys.stderr.write(f"\nerror: {message}\n")
+    raise SystemExit(code)

@@ -1,0 +1,64 @@
+"""The verbs: one short function each, taking one typed object; the only place that prints."""
+
+from collections import Counter
+
+from rich.console import Console
+from rich.table import Table
+
+from dcexp.pipeline import Run, execute, missing
+from dcexp.pipeline import plan as steps_of
+from dcexp.stage import Step
+from dcexp.verification import verify as findings_of
+
+FOLD = 8  # steps of one kind beyond which the plan shows one line for all
+
+
+def run(request: Run) -> None:
+    """Carry the run out and show its results."""
+    plan(request)
+    made = execute(request)
+    table = Table("task", "metric", "value", title=f"results ({request.folder}/eval_results.jsonl)")
+    for artifact in made:
+        if artifact.kind != "result":
+            print(f"{artifact.kind}: {artifact.path}")
+            continue
+        line = artifact.manifest["summary"]
+        table.add_row(line["task"], line["main_metric_name"], f"{line['main_metric']:.4f}")
+    if table.row_count:
+        Console().print(table)
+
+
+def plan(request: Run) -> None:
+    """Show every step of the run: whether it is there, and the size of the work where it is not."""
+    steps = steps_of(request)
+    to_make = {step.key for step in missing(request, steps[request.until])}
+    table = Table("", "step", "artifact", "size of the work", title=f"plan: scale={request.scale.name}")
+    wanted = list(steps)[: list(steps).index(request.until) + 1]
+    chain = {s.key: s for kind in wanted for step in steps[kind] for s in step.upstream()}
+    crowd = {kind: n for kind, n in Counter(s.kind for s in chain.values()).items() if n > FOLD}
+    for step in chain.values():
+        if step.kind not in crowd:
+            table.add_row(_state(request, step, to_make), step.kind, step.name, step.stage.cost(**step.values))
+    for kind, n in crowd.items():
+        making = sum(s.key in to_make for s in chain.values() if s.kind == kind)
+        table.add_row(f"make {making}" if making else "have", kind, f"{n} artifacts", "")
+    Console().print(table)
+
+
+def _state(request: Run, step: Step, to_make: set[str]) -> str:
+    if step.key in to_make:
+        return "[yellow]make"
+    return "[green]have" if request.store.find(step) else "[dim]not needed"
+
+
+def verify(request: Run) -> None:
+    """Check the whole chain of a finished run; raise ValueError when anything is not as it was recorded."""
+    table = Table("", "kind", "artifact", "found", title="verify")
+    faulty = 0
+    for finding in findings_of(request.store, steps_of(request)[request.until]):
+        faulty += bool(finding.faults)
+        mark = "[red]fault" if finding.faults else "[green]ok"
+        table.add_row(mark, finding.kind, finding.name, "\n".join(finding.faults) or finding.note)
+    Console().print(table)
+    if faulty:
+        raise ValueError(f"{faulty} of {table.row_count} artifacts are not as recorded")

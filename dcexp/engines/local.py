@@ -1,0 +1,66 @@
+"""The machine you sit at: worker processes for ``map``, one process per rank for ``gang``."""
+
+import os
+import socket
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from multiprocessing import get_context
+from typing import Any
+
+from dcexp.engines.base import Engine, Item, Out
+
+
+@dataclass(frozen=True, kw_only=True)
+class Local(Engine):
+    """Processes on this machine. Workers are spawned, not forked: a fork beside threads can hang."""
+
+    def map(self, fn: Callable[[Item], Out], items: Sequence[Item], what: str = "") -> Iterator[Out]:
+        """See :meth:`Engine.map`. Raises RuntimeError when a worker dies (killed, out of memory)."""
+        from rich.progress import track
+
+        results = self._results(fn, items)
+        if not what:
+            return results
+        return iter(track(results, description=what, total=len(items), transient=True))
+
+    def _results(self, fn: Callable[[Item], Out], items: Sequence[Item]) -> Iterator[Out]:
+        workers = min(self.workers or os.cpu_count() or 1, len(items))
+        if workers <= 1:
+            yield from map(fn, items)
+            return
+        with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+            try:
+                yield from pool.map(fn, items)
+            except BrokenProcessPool:
+                raise RuntimeError(
+                    "a worker process died (killed, or out of memory). Finished pieces are kept: give the same "
+                    "command again, with a smaller engine.workers if memory was short"
+                ) from None
+
+    def gang(self, fn: Callable[..., Any], *args: Any) -> None:
+        """See :meth:`Engine.gang`. One rank runs in this process; more are spawned, one per device."""
+        if self.devices == 1:
+            fn(*args)
+            return
+        from torch.multiprocessing import start_processes
+
+        start_processes(_rank, (self.devices, _free_port(), fn, args), nprocs=self.devices, start_method="spawn")
+
+
+def _rank(rank: int, ranks: int, port: int, fn: Callable[..., Any], args: tuple[Any, ...]) -> None:
+    os.environ |= {
+        "RANK": str(rank),
+        "LOCAL_RANK": str(rank),
+        "WORLD_SIZE": str(ranks),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+    }
+    fn(*args)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

@@ -1,0 +1,142 @@
+"""The page that shows everything: what a run is, its steps, and how they are carried out."""
+
+import json
+import logging
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from dcexp.artifacts.base import Artifact
+from dcexp.artifacts.files import whole_file
+from dcexp.artifacts.result import Result
+from dcexp.engines.base import Engine
+from dcexp.filters.base import Filter
+from dcexp.reshard import Copy
+from dcexp.scale import Scale
+from dcexp.sources.base import Source
+from dcexp.stage import Step, all_fields
+from dcexp.store import Store
+from dcexp.tasks.base import Task
+from dcexp.tracker import Story, Tracker
+from dcexp.training.train import Train
+from dcexp.typecheck import check_types
+
+log = logging.getLogger(__name__)
+
+KINDS = ("pool", "subset", "shards", "checkpoint", "evalset", "result")
+Until = Literal["pool", "subset", "shards", "checkpoint", "results"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """Everything a user chooses. ``scale`` and ``train`` are the benchmark's own and cannot be replaced."""
+
+    scale: Scale
+    source: Source
+    filter: Filter
+    tasks: dict[str, Task]
+    engine: Engine
+    tracker: Tracker
+    store: Store
+    reshard: Copy
+    train: Train
+    seed: int = 0
+    until: Until = "results"
+    rebuild: str | list[str] = field(default_factory=list)
+    evalsets: str = "data/evalsets"
+    folder: str = "outputs/runs"
+
+    def __post_init__(self) -> None:
+        check_types(self)
+        if type(self.scale) is not Scale or type(self.train) is not Train:
+            raise ValueError(
+                f"scale is a {type(self.scale).__qualname__} and train a {type(self.train).__qualname__}; published are "
+                "dcexp's own Scale and Train. Rule 4 of the filtering track: the training procedure may not be modified"
+            )
+        if unknown := self.rebuild_kinds - set(KINDS):
+            raise ValueError(f"rebuild={','.join(sorted(unknown))}: wanted one or more of {', '.join(KINDS)}")
+
+    @property
+    def rebuild_kinds(self) -> frozenset[str]:
+        """The kinds of artifacts to make anew."""
+        return frozenset([self.rebuild] if isinstance(self.rebuild, str) else self.rebuild)
+
+
+def plan(run: Run) -> dict[str, list[Step]]:
+    """Every step of the run, in order, without running any."""
+    pool = run.source.step()
+    subset = run.filter.step(pool)
+    shards = run.reshard.step(pool, subset)
+    checkpoint = run.train.step(shards, run.scale, run.seed)
+    results = [task.step(checkpoint) for task in run.tasks.values()]
+    return {"pool": [pool], "subset": [subset], "shards": [shards], "checkpoint": [checkpoint], "results": results}
+
+
+def execute(run: Run) -> list[Artifact]:
+    """Make what ``run.until`` names, inputs first; what is there already is used."""
+    steps = plan(run)
+    to_make = list(missing(run, steps[run.until]))
+    for step in to_make:
+        step.stage.check(run.engine, **step.values)
+    if not to_make:
+        log.info("nothing to make: every artifact is there already")
+        return _finish(run, [run.store.build(step, run.engine) for step in steps[run.until]])
+    with run.tracker.session(story(run, steps)) as session:
+        made = [run.store.build(step, run.engine, run.rebuild_kinds) for step in steps[run.until]]
+        session.results(_numbers(made))
+    return _finish(run, made)
+
+
+def missing(run: Run, steps: Iterable[Step]) -> Iterator[Step]:
+    """The steps that ``execute`` would make, inputs first, each once."""
+    seen: set[str] = set()
+
+    def visit(step: Step) -> Iterator[Step]:
+        anew = run.rebuild_kinds & {s.kind for s in step.upstream()}
+        if step.key in seen or (run.store.find(step) and not anew):
+            return
+        seen.add(step.key)
+        for source in step.steps.values():
+            yield from visit(source)
+        if run.store.find(step) is None or step.kind in anew:
+            yield step
+
+    for step in steps:
+        yield from visit(step)
+
+
+def story(run: Run, steps: dict[str, list[Step]]) -> Story:
+    """What a tracker is told: the checkpoint's key is the id, so the same run is the same W&B run."""
+    (checkpoint,), (subset,) = steps["checkpoint"], steps["subset"]
+    path = run.store.path(checkpoint)
+    lineage = checkpoint.lineage()
+    return Story(
+        id=checkpoint.key,
+        name=f"{run.scale.name}-{subset.stage.label}-seed_{run.seed}",
+        group=f"{run.scale.name}-{subset.stage.label}",
+        folder=Path(run.folder),
+        config={
+            "scale": lineage["values"]["scale"],
+            "recipe_digest": run.scale.digest,
+            "seed": run.seed,
+            **{part: all_fields(getattr(run, part)) for part in ("source", "filter", "reshard", "train")},
+            "tasks": sorted(run.tasks),
+            "lineage": lineage,
+        },
+        curves=[path / "metrics.jsonl", path.with_name(f"{path.name}.partial") / "metrics.jsonl"],
+    )
+
+
+def _numbers(made: Iterable[Artifact]) -> dict[str, float]:
+    lines = [artifact.line for artifact in made if isinstance(artifact, Result)]
+    return {f"eval/{line['key']}/{k}": v for line in lines for k, v in line["metrics"].items() if v is not None}
+
+
+def _finish(run: Run, made: list[Artifact]) -> list[Artifact]:
+    """Write the results of this run into its own folder, in upstream's ``eval_results.jsonl``."""
+    lines: list[dict[str, Any]] = [artifact.line for artifact in made if isinstance(artifact, Result)]
+    if lines:
+        with whole_file(Path(run.folder) / "eval_results.jsonl") as file:
+            file.write("".join(json.dumps(line) + "\n" for line in lines).encode())
+    return made

@@ -86,9 +86,20 @@ def claimed(path: Path, done: Callable[[], bool]) -> Iterator[Claim | None]:
 
 def read_holder(path: Path) -> Holder | None:
     """Who holds the claim; None when nobody does or the file is not yet written."""
+    return _parse(_text(path))
+
+
+def _text(path: Path) -> str | None:
     try:
-        return Holder(**json.loads(path.read_text()))
-    except (FileNotFoundError, ValueError, TypeError):
+        return path.read_text()
+    except FileNotFoundError:
+        return None
+
+
+def _parse(text: str | None) -> Holder | None:
+    try:
+        return Holder(**json.loads(text or ""))
+    except (ValueError, TypeError):
         return None
 
 
@@ -98,12 +109,17 @@ def _acquire(path: Path, done: Callable[[], bool]) -> Claim | None:
     while not done():
         if _create(path, me):
             return Claim(path, me)
-        if _dead(path):
-            _bury(path, read_holder(path))
+        text = _text(path)
+        if _dead(path, text):
+            _bury(path, text)
             continue
         if not waiting:
-            other = read_holder(path)
-            log.info("waiting: %s is made by %s", path.stem, f"pid {other.pid} on {other.machine}" if other else "?")
+            other = _parse(text)
+            log.info(
+                "waiting: %s is made by %s",
+                path.stem,
+                f"pid {other.pid} on {other.machine}" if other else "?",
+            )
             waiting = True
         time.sleep(0.2)
     return None
@@ -118,18 +134,23 @@ def _create(path: Path, me: Holder) -> bool:
     return True
 
 
-def _dead(path: Path) -> bool:
-    holder = read_holder(path)
+def _dead(path: Path, text: str | None) -> bool:
+    """True when the claim that reads ``text`` is held by nobody who lives."""
+    holder = _parse(text)
     try:
         age = time.time() - path.stat().st_mtime
     except FileNotFoundError:
         return False
-    return age > STALE or (holder is not None and holder.gone)
+    return text is not None and (age > STALE or (holder is not None and holder.gone))
 
 
-def _bury(path: Path, dead: Holder | None) -> None:
-    """Remove a dead claim; the grave's name carries the dead token, so only one of many finders removes it."""
-    grave = path.with_name(f"{path.name}.{dead.token if dead else 'torn'}.dead")
+def _bury(path: Path, dead: str | None) -> None:
+    """Remove a dead claim; the grave's name carries the dead token, so only one of many finders removes it.
+
+    What is removed is looked at again inside: another finder may have buried it and a living one come since.
+    """
+    holder = _parse(dead)
+    grave = path.with_name(f"{path.name}.{holder.token if holder else 'torn'}.dead")
     try:
         grave.touch(exist_ok=False)
     except FileExistsError:
@@ -138,7 +159,7 @@ def _bury(path: Path, dead: Holder | None) -> None:
                 grave.unlink()
         time.sleep(0.05)
         return
-    if read_holder(path) == dead:
+    if _text(path) == dead and _dead(path, dead):
         log.warning("the builder that held %s is gone; going on from what it left", path.stem)
         path.unlink(missing_ok=True)
     grave.unlink(missing_ok=True)

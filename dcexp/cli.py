@@ -22,6 +22,7 @@ GROUPS = ("scale", "source", "filter", "tasks", "engine", "tracker", "experiment
 def main() -> None:
     """Entry point of ``dcexp`` and ``python -m dcexp``. Exits 1 with one message when a user can mend it."""
     words = sys.argv[1:]
+    traceback_wanted = os.environ.get("HYDRA_FULL_ERROR") == "1"
     if "--help" in words or "-h" in words:
         sys.stdout.write(usage())
         return
@@ -31,7 +32,8 @@ def main() -> None:
     except KeyboardInterrupt:
         _stop("interrupted. Finished pieces are kept: the same command goes on from them", 130)
     except Exception as error:
-        if os.environ.get("HYDRA_FULL_ERROR") == "1" or not _is_users(cause := _innermost(error)):
+        cause = _innermost(error)
+        if traceback_wanted or not _is_users(cause):
             raise
         _stop(_message(cause), 1)
 
@@ -64,15 +66,16 @@ def _take_verb(words: list[str]) -> str:
     verb = words.pop(0)
     if verb not in VERBS:
         near = difflib.get_close_matches(verb, VERBS, n=1)
-        raise ValueError(f"no verb {verb!r}{f', did you mean {near[0]!r}?' if near else ''} There are: {', '.join(VERBS)}")
+        raise ValueError(
+            f"no verb {verb!r}{f', did you mean {near[0]!r}?' if near else ''} There are: {', '.join(VERBS)}"
+        )
     return verb
 
 
 def _compose_and_call(verb: str, words: list[str]) -> None:
     import hydra
 
-    # Hydra prints its own shortened traceback unless told to raise; the messages are made here.
-    os.environ["HYDRA_FULL_ERROR"] = os.environ.get("HYDRA_FULL_ERROR") or "raise"
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises, and the message is made in main()
     sys.argv = [sys.argv[0], *words]
 
     def call(cfg: Any) -> None:

@@ -70,7 +70,13 @@ def plan(run: Run) -> dict[str, list[Step]]:
     shards = run.reshard.step(pool, subset)
     checkpoint = run.train.step(shards, run.scale, run.seed)
     results = [task.step(checkpoint) for task in run.tasks.values()]
-    return {"pool": [pool], "subset": [subset], "shards": [shards], "checkpoint": [checkpoint], "results": results}
+    return {
+        "pool": [pool],
+        "subset": [subset],
+        "shards": [shards],
+        "checkpoint": [checkpoint],
+        "results": results,
+    }
 
 
 def execute(run: Run) -> list[Artifact]:

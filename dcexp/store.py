@@ -68,7 +68,10 @@ class Store:
 
         def made_by_another() -> bool:
             found = self.find(step)
-            return found is not None and (found.manifest["digest"], found.manifest["created"]) != (old, made_at)
+            return found is not None and (found.manifest["digest"], found.manifest["created"]) != (
+                old,
+                made_at,
+            )
 
         with claimed(path.with_name(f"{path.name}.lock"), made_by_another) as claim:
             if claim is None:
@@ -164,5 +167,3 @@ def _speaking_of(step: Step, path: Path) -> Iterator[None]:
             f"no space left for {step.kind}/{step.name} below {path.parent}. Nothing unfinished counts as done: "
             "free some space, or choose another store.root, and give the same command again",
         ) from error
-
-

@@ -130,6 +130,7 @@ up() {
     install_packages
     any_alive || write_config # a cluster that lives, even in part, keeps its ports
     start_all
+    scontrol update nodename="node[1-2]" state=resume >/dev/null 2>&1 || true # if drained in an earlier life
     within 30 ready || die "the nodes are not ready after 30 s, see $dir/*.log: $(sinfo -N -h -o '%N %T (%E)' 2>&1 | paste -sd ' ')"
     say "up: $(sinfo -h -o '%D nodes %N, %c CPUs and %G each'), logs in $dir"
     printf 'export SLURM_CONF=%q\n' "$SLURM_CONF"

@@ -5,6 +5,7 @@ from collections import Counter
 from rich.console import Console
 from rich.table import Table
 
+from dcexp.artifacts.result import Result
 from dcexp.pipeline import Run, execute, missing
 from dcexp.pipeline import plan as steps_of
 from dcexp.stage import Step
@@ -17,15 +18,21 @@ def run(request: Run) -> None:
     """Carry the run out and show its results."""
     plan(request)
     made = execute(request)
-    table = Table("task", "metric", "value", title=f"results ({request.folder}/eval_results.jsonl)")
+    results = [artifact for artifact in made if isinstance(artifact, Result)]
     for artifact in made:
-        if artifact.kind != "result":
+        if artifact not in results:
             print(f"{artifact.kind}: {artifact.path}")
-            continue
-        line = artifact.manifest["summary"]
-        table.add_row(line["task"], line["main_metric_name"], f"{line['main_metric']:.4f}")
-    if table.row_count:
-        Console().print(table)
+    if results:
+        Console().print(_scores(results, title=f"results ({request.folder}/eval_results.jsonl)"))
+
+
+def _scores(results: list[Result], title: str) -> Table:
+    """One row per task: its main metric, and accuracy where that is another number."""
+    table = Table("task", "main metric", "acc1", title=title)
+    for result in results:
+        numbers = [result.main_metric, result.line["metrics"].get("acc1")]
+        table.add_row(result.line["dataset"], *("" if n is None else f"{n:.4f}" for n in numbers))
+    return table
 
 
 def plan(request: Run) -> None:

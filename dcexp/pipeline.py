@@ -51,8 +51,8 @@ class Run:
         check_types(self)
         if type(self.scale) is not Scale or type(self.train) is not Train:
             raise ValueError(
-                f"scale is a {type(self.scale).__qualname__} and train a {type(self.train).__qualname__}; published are "
-                "dcexp's own Scale and Train. Rule 4 of the filtering track: the training procedure may not be modified"
+                f"scale is a {type(self.scale).__qualname__} and train a {type(self.train).__qualname__}; "
+                "published are dcexp's own Scale and Train. Rule 4 of the filtering track: the training procedure may not be modified"
             )
         if unknown := self.rebuild_kinds - set(KINDS):
             raise ValueError(f"rebuild={','.join(sorted(unknown))}: wanted one or more of {', '.join(KINDS)}")

@@ -10,8 +10,9 @@ UID = np.dtype("u8,u8")
 DIGITS = 32
 
 Uids = npt.NDArray[np.void]
+Indices = npt.NDArray[np.int64]
 
-_BLOCK = 1 << 22  # uids looked at together where an array may be larger than memory
+_BLOCK = 1 << 22  # uids looked at together where the whole array may be larger than memory
 
 
 def parse_uids(column: Any) -> Uids:
@@ -23,18 +24,22 @@ def parse_uids(column: Any) -> Uids:
 
     array = pa.array(column, pa.large_string()) if isinstance(column, list) else column
     chunks = array.chunks if isinstance(array, pa.ChunkedArray) else [array]
-    starts = np.cumsum([0, *map(len, chunks)])
-    parsed = [_parse(chunk, int(row)) for chunk, row in zip(chunks, starts, strict=False) if len(chunk)]
-    return parsed[0] if len(parsed) == 1 else np.concatenate([np.empty(0, UID), *parsed])
+    parsed, row = [np.empty(0, dtype=UID)], 0
+    for chunk in chunks:
+        parsed.append(_parse(chunk, row))
+        row += len(chunk)
+    return parsed[1] if len(parsed) == 2 else np.concatenate(parsed)
 
 
 def _parse(array: Any, first_row: int) -> Uids:
     import pyarrow as pa
-    import pyarrow.compute as pc
 
-    if not pc.can_cast(array.type, pa.large_string()) if hasattr(pc, "can_cast") else False:
-        raise ValueError
-    text = array.cast(pa.large_string())
+    try:
+        text = array.cast(pa.large_string())
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
+        raise ValueError(f"a uid is 32 hexadecimal digits of text; this column holds {array.type}") from None
+    if len(text) == 0:
+        return np.empty(0, dtype=UID)
     offsets = np.frombuffer(text.buffers()[1], dtype=np.int64)[text.offset : text.offset + len(text) + 1]
     if text.null_count or (np.diff(offsets) != DIGITS).any():
         raise ValueError(_complaint(text.to_pylist(), first_row))
@@ -43,3 +48,87 @@ def _parse(array: Any, first_row: int) -> Uids:
     except binascii.Error:
         raise ValueError(_complaint(text.to_pylist(), first_row)) from None
     return uids_from_bytes(raw)
+
+
+def _complaint(values: list[str | None], first_row: int) -> str:
+    hexadecimal = frozenset("0123456789abcdefABCDEF")
+    row, bad = next((i, v) for i, v in enumerate(values) if v is None or len(v) != DIGITS or set(v) - hexadecimal)
+    return f"a uid is 32 hexadecimal digits; row {first_row + row} holds {bad!r}"
+
+
+def uids_from_bytes(raw: bytes) -> Uids:
+    """Turn 16 big-endian bytes per uid into uids, shape (len(raw) / 16,)."""
+    return np.frombuffer(raw, dtype=">u8").astype(np.uint64).view(UID)
+
+
+def format_uid(uid: Any) -> str:
+    """The 32 lower-case hexadecimal digits of one uid."""
+    return f"{int(uid[0]):016x}{int(uid[1]):016x}"
+
+
+def sort_uids(uids: Uids) -> Uids:
+    """Uids in lexicographic order; equal uids end up side by side."""
+    order = np.argsort(uids["f0"])
+    rows = np.ascontiguousarray(uids).view(np.uint64).reshape(-1, 2)
+    rows = rows.take(order, axis=0)
+    high = rows[:, 0]
+    equal = high[1:] == high[:-1]
+    if equal.any():  # real uids are hashes, so few share their first half: sort only those again
+        tied = np.append(equal, False) | np.insert(equal, 0, False)
+        group = rows[tied]
+        rows[tied] = group[np.lexsort((group[:, 1], group[:, 0]))]
+    return rows.reshape(-1).view(UID)
+
+
+def is_sorted(uids: Uids) -> bool:
+    """True when the uids are in lexicographic order (repeats allowed)."""
+    for start in range(0, max(len(uids) - 1, 0), _BLOCK):
+        high, low = uids["f0"][start : start + _BLOCK + 1], uids["f1"][start : start + _BLOCK + 1]
+        later = (high[1:] > high[:-1]) | ((high[1:] == high[:-1]) & (low[1:] >= low[:-1]))
+        if not later.all():
+            return False
+    return True
+
+
+def firsts(uids: Uids) -> npt.NDArray[np.bool_]:
+    """True where a sorted array holds a uid for the first time: selects the distinct uids."""
+    new = np.ones(len(uids), dtype=bool)
+    new[1:] = (uids["f0"][1:] != uids["f0"][:-1]) | (uids["f1"][1:] != uids["f1"][:-1])
+    return new
+
+
+def count_in(wanted: Uids, uids: Uids) -> Indices:
+    """How often each of ``uids`` stands in the sorted array ``wanted``, shape (len(uids),)."""
+    return find_in(wanted, uids)[1]
+
+
+def find_in(wanted: Uids, uids: Uids) -> tuple[Indices, Indices]:
+    """Where each of ``uids`` first stands in the sorted array ``wanted``, and how often; shapes (len(uids),).
+
+    Where it does not occur the count is 0 and the position means nothing. Only the pages that are looked at are
+    read, so ``wanted`` may be a memory map of any size.
+    """
+    high, low = wanted["f0"], wanted["f1"]
+    start = _bisect(high, uids["f0"], np.zeros(len(uids), np.int64), np.full(len(uids), len(wanted)), right=False)
+    count = np.zeros(len(uids), np.int64)
+    if len(wanted) == 0:
+        return start, count
+    hits = np.flatnonzero(high[np.minimum(start, len(wanted) - 1)] == uids["f0"])
+    stop = _bisect(high, uids["f0"][hits], start[hits], np.full(len(hits), len(wanted)), right=True)
+    left = _bisect(low, uids["f1"][hits], start[hits], stop, right=False)
+    start[hits], count[hits] = left, _bisect(low, uids["f1"][hits], left, stop, right=True) - left
+    return start, count
+
+
+def _bisect(
+    values: npt.NDArray[np.uint64], targets: npt.NDArray[np.uint64], low: Indices, high: Indices, *, right: bool
+) -> Indices:
+    """The place of every target within its own sorted range ``values[low:high]``, all ranges halved together."""
+    low, high = low.copy(), high.astype(np.int64)
+    while (open_ := low < high).any():
+        middle = (low + high) >> 1
+        found = values[np.where(open_, middle, 0)]
+        below = open_ & ((found <= targets) if right else (found < targets))
+        low = np.where(below, middle + 1, low)
+        high = np.where(open_ & ~below, middle, high)
+    return low

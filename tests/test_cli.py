@@ -1,0 +1,136 @@
+"""What a newcomer types wrong, and what they read then."""
+
+import subprocess
+import sys
+import textwrap
+
+import pytest
+
+from dcexp.cli import GROUPS, VERBS
+from tests.cli import REPOSITORY, dcexp, dcexp_process
+
+
+@pytest.fixture(autouse=True)
+def in_an_empty_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def test_help_names_every_verb_group_and_option(monkeypatch, capsys):
+    shown = dcexp(monkeypatch, capsys, "--help")
+    assert shown.code == 0
+    for word in (*VERBS, *GROUPS, "clip_score", "medium", "commonpool"):
+        assert word in shown.out
+
+
+@pytest.mark.parametrize("words", ["plan", "--help", "plan filter=clip_score scale=medium"])
+def test_plan_and_help_import_no_torch(words, tmp_path):
+    code = (
+        "import sys; from dcexp.cli import main; sys.argv = ['dcexp', *sys.argv[1:]]; main();"
+        "heavy = {'torch', 'open_clip', 'pytorch_lightning', 'wandb', 'sklearn', 'pyarrow'} & set(sys.modules);"
+        "assert not heavy, heavy"
+    )
+    done = subprocess.run([sys.executable, "-c", code, *words.split()], cwd=tmp_path, capture_output=True, text=True,
+                          env={"PYTHONPATH": str(REPOSITORY), "PATH": "/usr/bin:/bin"}, check=False)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert not list(tmp_path.iterdir()), "plan writes nothing"
+
+
+def test_plan_shows_every_step(monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "200")
+    shown = dcexp(monkeypatch, capsys, "plan filter=clip_score")
+    assert shown.code == 0
+    for word in ("pool", "subset", "shards", "checkpoint", "result", "make", "500 steps", "clip_score_fraction"):
+        assert word in shown.out
+
+
+def test_medium_shows_its_plan_and_stops_at_the_missing_pool_with_advice(monkeypatch, capsys, tmp_path):
+    monkeypatch.setenv("COLUMNS", "200")
+    shown = dcexp(monkeypatch, capsys, "filter=clip_score scale=medium")
+    assert shown.code == 1
+    assert "medium" in shown.out and "31,250 steps" in shown.out
+    for wanted in (str(tmp_path / "data/commonpool_medium"), "metadata", "shards", "source.root="):
+        assert wanted in shown.err
+    assert "Traceback" not in shown.err and not (tmp_path / "outputs/store").exists()
+
+
+MISTAKES = {
+    "rum filter=none": ["no verb 'rum'", "did you mean 'run'?"],
+    "filter=clip_scor": ["filter/clip_scor", "clip_score"],
+    "scale=huge": ["scale/huge", "medium"],
+    "filter.fractoin=0.3 filter=clip_score": ["Key 'fractoin' is not in struct"],
+    "+filter.fractoin=0.3 filter=clip_score": ["ClipScoreFraction", "fractoin"],
+    "filter=clip_score filter.fraction=abc": ["fraction: wanted float, got 'abc'"],
+    "filter=clip_score filter.fraction=0": ["fraction", "0"],
+    "filter=clip_score filter.fraction=1.5": ["fraction", "1.5"],
+    "filter=clip_score filter.arch=l41": ["arch: wanted 'l14' | 'b32', got 'l41'"],
+    "filter=uids": ["filter.path"],
+    "filter=uids filter.path=nowhere.npy": ["nowhere.npy"],
+    "until=result": ["until: wanted", "'results'", "got 'result'"],
+    "rebuild=shard": ["rebuild=shard: wanted one or more of pool, subset, shards"],
+    "seed=first": ["seed: wanted int, got 'first'"],
+    "engine.workers=-1": ["engine.workers=-1"],
+    "train.max_steps=5": ["Key 'max_steps' is not in struct"],
+    "+train.max_steps=5": ["Train", "max_steps"],
+    "train.accumulate=3": ["256", "accumulate"],
+    "train.precision=amp": ["amp", "train.precision"],
+    "source=commonpool": ["commonpool_tiny", "source.root="],
+    "filter._target_=nolab.filters.Mine": ["nolab"],
+}
+
+
+@pytest.mark.parametrize("words, wanted", MISTAKES.items(), ids=MISTAKES.keys())
+def test_a_mistake_gets_one_clear_message(words, wanted, monkeypatch, capsys, tmp_path):
+    shown = dcexp(monkeypatch, capsys, words)
+    assert shown.code != 0
+    assert "Traceback" not in shown.err
+    for text in wanted:
+        assert text in shown.err
+    assert not list(tmp_path.glob("outputs/store/*/*"))
+
+
+MINE = """
+    import dataclasses
+    import numpy as np
+    from dcexp.filters.base import ShardFilter
+
+    @dataclasses.dataclass(frozen=True, kw_only=True)
+    class WideImages(ShardFilter):
+        '''Keeps images that are at least ``ratio`` times as wide as high.'''
+        ratio: float = 1.0
+
+        columns = ("original_width", "original_height")
+
+        def keep(self, table):
+            width, height = (table[name].to_numpy() for name in self.columns)
+            return width >= self.ratio * height
+"""
+
+
+def test_a_filter_from_a_package_of_ones_own_needs_no_change_here(tmp_path):
+    (tmp_path / "lab/mylab").mkdir(parents=True)
+    (tmp_path / "lab/mylab/__init__.py").touch()
+    (tmp_path / "lab/mylab/filters.py").write_text(textwrap.dedent(MINE))
+    (tmp_path / "lab/conf/filter").mkdir(parents=True)
+    (tmp_path / "lab/conf/filter/wide.yaml").write_text("_target_: mylab.filters.WideImages\nratio: 1.05\n")
+    path = f"{REPOSITORY}:{tmp_path / 'lab'}"
+    done = dcexp_process("--config-dir lab/conf filter=wide until=subset tracker=none", tmp_path, PYTHONPATH=path)
+    assert done.returncode == 0, done.stderr
+    (manifest,) = tmp_path.glob("outputs/store/subset/*/manifest.json")
+    assert "mylab.filters.WideImages" in manifest.read_text() and "wide_images-ratio_1.05" in str(manifest)
+    direct = dcexp_process(
+        "filter._target_=mylab.filters.WideImages until=subset tracker=none", tmp_path, PYTHONPATH=path
+    )
+    assert direct.returncode == 0, direct.stderr
+
+
+def test_a_sweep_shares_pool_subsets_and_shards(tmp_path):
+    done = dcexp_process("-m filter=none,clip_score,random seed=0,1 until=shards tracker=none", tmp_path)
+    assert done.returncode == 0, done.stderr
+    made = {kind: len(list(tmp_path.glob(f"outputs/store/{kind}/*"))) for kind in ("pool", "subset", "shards")}
+    assert made == {"pool": 1, "subset": 3, "shards": 3}
+    assert len(list(tmp_path.glob("outputs/sweeps/*/*/*/.hydra"))) == 6
+
+
+def test_a_failing_run_of_a_sweep_fails_the_sweep_and_the_others_finish(tmp_path):
+    done = dcexp_process("-m filter=none,clip_score filter.fraction=0.5 until=subset tracker=none", tmp_path)
+    assert done.returncode == 1 and "fraction" in done.stderr and "Traceback" not in done.stderr

@@ -23,14 +23,19 @@ def build_model(name: str, precision: str, seed: int) -> "tuple[CLIP, Transform]
     ``precision`` is open_clip's word: fp16 and bf16 hold the large matrices in that type, every other keeps
     fp32 weights. Seeds torch, numpy and random. Raises RuntimeError for a name open_clip does not know.
     """
+    seed_all(seed)
+    model, train, _ = _create(name, precision=precision)
+    return model, train
+
+
+def seed_all(seed: int) -> None:
+    """Seed torch, numpy and random, from 0 to 2**32 - 1."""
     import numpy
     import torch
 
     torch.manual_seed(seed)
     numpy.random.seed(seed)
     random.seed(seed)
-    model, train, _ = _create(name, precision=precision)
-    return model, train
 
 
 def load_model(checkpoint: str | Path, name: str) -> "tuple[CLIP, Transform]":

@@ -3,7 +3,7 @@
 #
 #   eval "$(launchers/local_slurm.sh up)"     # start (or repair) it, wait until both nodes are ready, set SLURM_CONF
 #   launchers/local_slurm.sh status           # sinfo and squeue; exits 1 when it is not up
-#   launchers/local_slurm.sh down             # cancel its jobs, stop its daemons; logs stay in DIR
+#   launchers/local_slurm.sh down             # cancel its jobs, stop its daemons, also after a failed up; logs stay in DIR
 #
 # A second argument is the directory of the configuration, state, logs and sockets: default ${TMPDIR:-/tmp}/dcexp-slurm.
 # CPUs and GPUs are only counted, not real: 16 and 2 a node, so that several jobs of a sweep run at once anywhere.
@@ -13,7 +13,7 @@ umask 022
 PATH=$PATH:/usr/sbin:/sbin # where Debian keeps the daemons, and a plain user's PATH does not
 
 readonly usage="usage: local_slurm.sh up|down|status [DIR]"
-verb=${1:?$usage}
+verb=${1-}
 dir=$(realpath -m -- "${2:-${TMPDIR:-/tmp}/dcexp-slurm}")
 readonly verb dir daemons="munged slurmctld node1 node2"
 export SLURM_CONF=$dir/slurm.conf
@@ -52,7 +52,7 @@ write_config() {
     host=${host%%.*}
     [[ -f $dir/munge.key ]] || (umask 077 && head -c 128 /dev/urandom >"$dir/munge.key")
     # No cgroups, in which a container has no say. cred_expire is also how long a requeued job must wait (default: 120 s).
-    # config_overrides and CR_CPU: believe these CPUs and this memory, and never count memory.
+    # config_overrides and CR_CPU: believe these CPUs and this memory, and never count memory. CR_LLN: use both nodes.
     cat >"$SLURM_CONF" <<CONF
 ClusterName=dcexp
 SlurmctldHost=$host(127.0.0.1)
@@ -80,7 +80,7 @@ InactiveLimit=0
 KillWait=5
 SchedulerParameters=batch_sched_delay=0,sched_interval=5,bf_interval=5
 SelectType=select/cons_tres
-SelectTypeParameters=CR_CPU
+SelectTypeParameters=CR_CPU,CR_LLN
 SlurmdParameters=config_overrides
 GresTypes=gpu
 NodeName=node1 NodeHostname=$host NodeAddr=127.0.0.1 Port=$((port + 1)) CPUs=16 RealMemory=1000000 Gres=gpu:2
@@ -102,7 +102,10 @@ start() { # NAME COMMAND...: unless it is alive; without our lock, our terminal 
     local name=$1
     shift
     ! pid_of "$name" >/dev/null || return 0
-    "$@" </dev/null >"$dir/$name.out" 2>&1 9>&- || die "$name did not start: $(tail -n 1 "$dir/$name.out")"
+    # A daemon's command returns before its pid file is there, without which a `down` that follows would miss it.
+    if ! "$@" </dev/null >"$dir/$name.out" 2>&1 9>&- || ! within 10 pid_of "$name" >/dev/null; then
+        die "$name did not start, see $dir/$name.*: $(grep -m 1 -iE 'error|fatal' "$dir/$name.out")"
+    fi
 }
 
 start_all() {
@@ -125,8 +128,8 @@ within() { # SECONDS COMMAND...: until the command succeeds
 }
 
 up() {
+    [[ $dir != *[[:space:]]* && ${#dir} -le 70 ]] || die "a path without spaces, of 70 characters at most (sockets): $dir"
     mkdir -p "$dir"/{state,spool/node1,spool/node2}
-    [[ -O $dir ]] || die "$dir belongs to $(stat -c %U "$dir"); name another directory"
     install_packages
     any_alive || write_config # a cluster that lives, even in part, keeps its ports
     start_all
@@ -136,21 +139,24 @@ up() {
     printf 'export SLURM_CONF=%q\n' "$SLURM_CONF"
 }
 
-no_jobs() { [[ -z $(squeue -h 2>/dev/null) ]]; }
+# A controller that crashed may have lost a job that runs on; each running step has a socket in its node's spool.
+no_jobs() { [[ -z $(squeue -h 2>/dev/null) ]] && ! compgen -G "$dir/spool/node?/node?_*" >/dev/null; }
+
+gone() { [[ -z $(tr -d '\0' 2>/dev/null <"/proc/$1/cmdline") ]]; } # or a zombie: in a container nobody may reap it
 
 stop() {
     local pid
     pid=$(pid_of "$1") || return 0
     kill "$pid"
-    within 10 eval "! pid_of $1 >/dev/null" || kill -9 "$pid"
+    within 10 gone "$pid" || kill -9 "$pid"
 }
 
 down() {
     any_alive || { say "down: nothing was running in $dir"; return; }
     # Jobs outlive their daemons: cancel them first, and for that all daemons must live, also after a crash.
     start_all
-    if within 10 squeue -h >/dev/null 2>&1; then squeue -h -o %A | sort -u | xargs -r scancel; fi
-    within 30 no_jobs || say "warning: a job may be left: $(squeue -h -o '%A on %N' | paste -sd ' ')"
+    if within 30 ready; then squeue -h -o %A | sort -u | xargs -r scancel; fi
+    within 30 no_jobs || say "warning: a job may be left, see $dir/spool: $(squeue -h -o '%A on %N' | paste -sd ' ')"
     local name
     for name in node1 node2 slurmctld munged; do stop "$name"; done
     say "down: $dir"
@@ -158,6 +164,7 @@ down() {
 
 lock() { # one `up` or `down` at a time
     mkdir -p "$dir"
+    [[ -O $dir ]] || die "$dir belongs to $(stat -c %U "$dir"); name another directory"
     exec 9>"$dir/lock"
     flock -w 120 9 || die "another local_slurm.sh holds $dir/lock"
 }

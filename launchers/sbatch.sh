@@ -14,16 +14,11 @@
 #SBATCH --open-mode=append
 #SBATCH --output=%x-%j.log
 
-# A preempted job is requeued by SLURM itself; one that runs out of time is not, so it asks for it 120 s before its end.
-# Either way the same command starts again and continues from what it has stored. At most 10 times: it may never get further.
-requeue() {
-    if ((${SLURM_RESTART_COUNT:-0} < 10)); then scontrol requeue "$SLURM_JOB_ID"; fi
-}
-trap requeue USR1
+# SLURM itself requeues a job that is preempted, not one that runs out of time: that one asks for it, 120 s before its end.
+# Either way the same command starts again and continues from what it has stored. Ten times at most, should it never get on.
+trap '((${SLURM_RESTART_COUNT:-0} >= 10)) || scontrol requeue "$SLURM_JOB_ID"' USR1
 
-# In the background, since bash runs a trap only between foreground commands; `wait` returns early for the signal.
+# In the background: bash runs a trap only between foreground commands. The signal ends a `wait`, so wait until it is over.
 "${PYTHON:-python}" -m dcexp "$@" &
-wait $!
-status=$?
-while kill -0 $! 2>/dev/null; do wait $!; status=$?; done
+while wait $!; status=$?; kill -0 $! 2>/dev/null; do :; done
 exit "$status"

@@ -100,8 +100,8 @@ def test_verify_finds_the_chain_whole_and_then_what_was_done_to_it(house, tmp_pa
 
 def test_the_checkpoint_loads_in_open_clip(house):
     code = (
-        "import sys, open_clip, dcexp.model\n"
-        "dcexp.model.register()\n"
+        "import sys, open_clip\n"
+        "open_clip.add_model_config('dcexp/models')\n"
         "model, _, _ = open_clip.create_model_and_transforms('ViT-tiny-4', pretrained=sys.argv[1])\n"
         "print(sum(p.numel() for p in model.parameters()))"
     )

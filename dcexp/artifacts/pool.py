@@ -27,15 +27,28 @@ class Part:
     rows: int
 
     def table(self, columns: Sequence[str]) -> Any:
-        """The named columns as a pyarrow Table of ``rows`` rows."""
+        """The named columns as a pyarrow Table of ``rows`` rows.
+
+        Raises ValueError when the file has changed since the pool was indexed.
+        """
         import pyarrow.parquet as pq
 
-        return pq.read_table(self.parquet, columns=list(columns), memory_map=True)
+        table = pq.ParquetFile(self.parquet, memory_map=True).read(columns=list(columns))
+        if table.num_rows != self.rows:
+            raise ValueError(
+                f"{self.parquet} has {table.num_rows:,} rows; it had {self.rows:,} when the pool was indexed. "
+                "Index the pool again: rebuild=pool"
+            )
+        return table
 
     def uids(self) -> Uids:
         """The uids in row order, shape (rows,), dtype u8,u8."""
+        return self.uids_in(self.table(["uid"]))
+
+    def uids_in(self, table: Any) -> Uids:
+        """The uids in a table of this part that has the column ``uid``."""
         try:
-            return parse_uids(self.table(["uid"])["uid"])
+            return parse_uids(table["uid"])
         except ValueError as error:
             raise ValueError(f"{self.parquet}: {error}") from None
 
@@ -44,6 +57,8 @@ class Part:
         if not self.npz:
             raise FileNotFoundError(f"{self.parquet} has no .npz beside it, so it has no features {name!r}")
         with np.load(self.npz, allow_pickle=False) as arrays:
+            if name not in arrays:
+                raise ValueError(f"{self.npz} has no features {name!r}; it has: {', '.join(arrays.files)}")
             return arrays[name]
 
 
@@ -73,6 +88,16 @@ class Pool(Artifact):
         return tuple(self.index["columns"])
 
     @cached_property
+    def features(self) -> dict[str, int]:
+        """Features that every part has, and their widths."""
+        return dict(self.index["features"])
+
+    @property
+    def derived_uids(self) -> bool:
+        """Whether a sample whose json holds no uid has one derived from its place (see ``artifacts.samples``)."""
+        return bool(self.index.get("derived_uids", False))
+
+    @cached_property
     def parts(self) -> tuple[Part, ...]:
         """The metadata files, in name order."""
         folder = self.root / "metadata"
@@ -87,13 +112,17 @@ class Pool(Artifact):
 
     @cached_property
     def shards(self) -> tuple[Path, ...]:
-        """The tars, in name order."""
+        """The tars, in name order (a name in the index may be an absolute path: joining keeps it)."""
         return tuple(self.root / "shards" / name for name in self.index["shards"])
 
 
 @dataclass(frozen=True, kw_only=True)
 class PoolIndex:
-    """What ``index.json`` holds. ``root`` is absolute, or relative to the artifact's own directory."""
+    """What ``index.json`` holds.
+
+    ``root`` is absolute, or relative to the artifact's own directory; a shard is a file name below
+    ``root/shards``, or an absolute path. ``features`` maps each feature that every part has to its width.
+    """
 
     root: str
     rows: int
@@ -102,6 +131,7 @@ class PoolIndex:
     features: dict[str, int]
     parts: list[dict[str, Any]]
     shards: list[str]
+    derived_uids: bool = False
 
     def write(self, out: Path) -> None:
         """Write ``out/index.json``."""
@@ -113,22 +143,20 @@ def npz_shapes(path: Path) -> dict[str, tuple[int, ...]]:
 
     Raises ValueError for arrays of pickled objects and for files that are no npz.
     """
-    shapes = {}
     try:
         with zipfile.ZipFile(path) as archive:
-            for member in archive.namelist():
-                with archive.open(member) as file:
-                    shape, pickled = _npy_header(file)
-                if pickled:
-                    raise ValueError(f"{path}: array {member!r} holds pickled objects, which could run code; refused")
-                shapes[member.removesuffix(".npy")] = shape
-    except zipfile.BadZipFile:
+            headers = {member: _npy_header(archive, member) for member in archive.namelist()}
+    except (zipfile.BadZipFile, ValueError, EOFError, KeyError):
         raise ValueError(f"{path} is not a readable npz file (truncated, or something else)") from None
-    return shapes
+    pickled = [member for member, (_, holds_objects) in headers.items() if holds_objects]
+    if pickled:
+        raise ValueError(f"{path}: array {pickled[0]!r} holds pickled objects, which could run code; refused")
+    return {member.removesuffix(".npy"): shape for member, (shape, _) in headers.items()}
 
 
-def _npy_header(file: Any) -> tuple[tuple[int, ...], bool]:
-    version = np.lib.format.read_magic(file)
-    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    shape, _, dtype = read(file)
+def _npy_header(archive: zipfile.ZipFile, member: str) -> tuple[tuple[int, ...], bool]:
+    with archive.open(member) as file:
+        version = np.lib.format.read_magic(file)
+        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, _, dtype = read(file)
     return shape, bool(dtype.hasobject)

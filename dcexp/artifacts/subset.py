@@ -21,10 +21,12 @@ class Subset(Artifact):
         return read_subset(self.path / SUBSET)
 
 
-def write_subset(out: Path, uids: Uids) -> None:
-    """Sort ``uids`` and write them as ``out/subset.npy``."""
+def write_subset(out: Path, uids: Uids) -> Uids:
+    """Sort ``uids``, write them as ``out/subset.npy``, and return them sorted."""
+    uids = sort_uids(uids)
     with whole_file(out / SUBSET) as file:
-        np.save(file, sort_uids(uids))
+        np.save(file, uids)
+    return uids
 
 
 def read_subset(path: Path) -> Uids:

@@ -1,6 +1,7 @@
 """From an 8x8 scan to a small picture such as the web would serve."""
 
 import io
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,12 +9,13 @@ from numpy.typing import NDArray
 
 Rgb = tuple[int, int, int]
 
+SCAN_SIDE = 8
 REVERSED_SHARE = 0.1
 
 
 @dataclass(frozen=True, kw_only=True)
 class Look:
-    """How a scan is drawn. Sizes in pixels; `size` and `offset` are fractions of the shorter side."""
+    """How a scan is drawn. Sizes in pixels; `size` and `offset` are fractions of the canvas."""
 
     width: int
     height: int
@@ -47,7 +49,7 @@ def draw_look(rng: np.random.Generator) -> Look:
 
 
 def render(ink: NDArray[np.uint8], look: Look) -> NDArray[np.uint8]:
-    """Draw a scan [8, 8] as an RGB picture [height, width, 3]."""
+    """Draw a framed scan [12, 12] as an RGB picture [height, width, 3]."""
     mask = _stretched(ink, look).astype(np.float32)[..., None] / 255
     paper, stroke = np.array(look.paper, np.float32), np.array(look.stroke, np.float32)
     grain = np.random.default_rng(look.noise_seed).standard_normal(mask.shape, dtype=np.float32)
@@ -67,17 +69,15 @@ def _stretched(ink: NDArray[np.uint8], look: Look) -> NDArray[np.uint8]:
     """Place, turn and scale the scan on a canvas [height, width]; a long canvas stretches it along."""
     from PIL import Image
 
-    turn = np.deg2rad(look.angle)
-    cos, sin = np.cos(turn) / look.size, np.sin(turn) / look.size
-    per_pixel = np.array([[cos, sin], [-sin, cos]]) @ np.diag([8 / look.width, 8 / look.height])
-    centre = np.array([look.width * (0.5 + look.offset[0]), look.height * (0.5 + look.offset[1])])
-    shift = np.array([4.0, 4.0]) - per_pixel @ centre
-    matrix = (*per_pixel[0], shift[0], *per_pixel[1], shift[1])
-    canvas = Image.fromarray(np.pad(ink, 2)).transform(
-        (look.width, look.height),
-        Image.Transform.AFFINE,
-        (matrix[0], matrix[1], matrix[2] + 2, matrix[3], matrix[4], matrix[5] + 2),
-        Image.Resampling.BICUBIC,
+    turn, middle = math.radians(look.angle), len(ink) / 2
+    cos, sin = math.cos(turn) * SCAN_SIDE / look.size, math.sin(turn) * SCAN_SIDE / look.size
+    right, down = 0.5 + look.offset[0], 0.5 + look.offset[1]
+    canvas_to_scan = (
+        *(cos / look.width, sin / look.height, middle - cos * right - sin * down),
+        *(-sin / look.width, cos / look.height, middle + sin * right - cos * down),
+    )
+    canvas = Image.fromarray(ink).transform(
+        (look.width, look.height), Image.Transform.AFFINE, canvas_to_scan, Image.Resampling.BICUBIC
     )
     return np.asarray(canvas)
 

@@ -17,11 +17,16 @@ Split = Literal["clean", "test", "pool"]
 CLASS_NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 CLEAN_SIZE, TEST_SIZE = 300, 450
 SPLIT_SEED = 1998
+MARGIN = 2
 
 
 @dataclass(frozen=True)
 class Scans:
-    """Scans of one split: `ids` [n] (row in scikit-learn's data), `ink` uint8 [n, 8, 8] (255 = most ink), `digits` [n]."""
+    """Scans of one split.
+
+    `ids` [n] is the row in scikit-learn's data, `ink` uint8 [n, 12, 12] the 8x8 scan (255 = most ink) inside an
+    empty margin of 2, `digits` [n] what was written.
+    """
 
     ids: NDArray[np.int64]
     ink: NDArray[np.uint8]
@@ -45,4 +50,5 @@ def scans(split: Split) -> Scans:
     cuts = np.split(order, [CLEAN_SIZE, CLEAN_SIZE + TEST_SIZE])
     ids = np.sort(cuts[("clean", "test", "pool").index(split)]).astype(np.int64)
     ink = np.clip(data.images[ids] * 255 / 16, 0, 255).astype(np.uint8)
-    return Scans(ids=ids, ink=ink, digits=data.target[ids].astype(np.int64))
+    framed = np.pad(ink, ((0, 0), (MARGIN, MARGIN), (MARGIN, MARGIN)))
+    return Scans(ids=ids, ink=framed, digits=data.target[ids].astype(np.int64))

@@ -13,8 +13,8 @@ def learning_rate(recipe: Recipe, step: int, steps: int) -> float:
     """
     if step < recipe.warmup:
         return recipe.lr * (step + 1) / recipe.warmup
-    done = (step - recipe.warmup) / (steps - recipe.warmup)
-    return 0.5 * (1 + math.cos(math.pi * done)) * recipe.lr
+    angle = math.pi * (step - recipe.warmup) / (steps - recipe.warmup)
+    return 0.5 * (1 + math.cos(angle)) * recipe.lr
 
 
 def interval_ends(steps: int, intervals: int) -> list[int]:

@@ -1,0 +1,32 @@
+"""CLIP score filters: cut by the similarity of image and text that ships with the metadata."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from dcexp.filters.cut import FractionCut, ThresholdCut
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClipScoreFraction(FractionCut):
+    """The top ``fraction`` of the pool by CLIP score (DataComp, section 4.1, "CLIP score filtering").
+
+    ``arch`` is the OpenAI model that gave the scores: ViT-L/14 or ViT-B/32.
+    """
+
+    fraction: float = 0.3
+    arch: Literal["l14", "b32"] = "l14"
+
+    @property
+    def score(self) -> str:
+        return f"clip_{self.arch}_similarity_score"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClipScoreThreshold(ThresholdCut):
+    """Samples whose CLIP score is ``threshold`` (a cosine, -1 to 1) or higher."""
+
+    arch: Literal["l14", "b32"] = "l14"
+
+    @property
+    def score(self) -> str:
+        return f"clip_{self.arch}_similarity_score"

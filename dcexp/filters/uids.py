@@ -1,0 +1,117 @@
+"""Your own list of uids: the way in for any selection made elsewhere."""
+
+import functools
+import hashlib
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from dcexp.artifacts.base import Counts, Summary
+from dcexp.artifacts.pool import Part, Pool
+from dcexp.artifacts.subset import SUBSET, read_subset, write_subset
+from dcexp.artifacts.uid import Indices, Uids, find_in, firsts, format_uid, parse_uids
+from dcexp.engines.base import Engine
+from dcexp.filters.base import Filter
+from dcexp.stage import Step
+
+
+@dataclass(frozen=True, kw_only=True)
+class UidList(Filter):
+    """The uids in the file ``path``; one that stands there n times is taken n times.
+
+    ``.npy`` is upstream's subset format (dtype u8,u8, sorted), ``.parquet`` has a column ``uid``, anything else is
+    text with one uid per line. ``foreign`` says what to do with uids that are not in the pool. The list is known by
+    its content, so it may lie anywhere: ``path`` is not compared.
+    """
+
+    path: str = field(compare=False)
+    foreign: Literal["refuse", "drop"] = "refuse"
+
+    def step(self, pool: Step) -> Step:
+        """The step, with a digest of the file's content ("missing" when it is not there yet)."""
+        return Step(self, {"pool": pool, "content": _content_digest(self._path) if self._path.is_file() else "missing"})
+
+    def check(self, engine: Engine, **values: str) -> None:
+        """Raise FileNotFoundError when the list is not there."""
+        if not self._path.is_file():
+            raise FileNotFoundError(
+                f"filter.path={self.path}: no such file ({self._path}). Wanted a list of uids: .npy (u8,u8, sorted), "
+                ".parquet with a column uid, or text with one uid per line"
+            )
+
+    def run(self, out: Path, engine: Engine, *, pool: Pool, content: str = "") -> Summary:
+        """Write the subset: the listed uids that the pool has. Raises ValueError for foreign uids, or drops them."""
+        self.check(engine)
+        listed = write_subset(out, read_uids(self._path))
+        found, rows = np.zeros(len(listed), dtype=bool), 0
+        for positions in engine.map(partial(_positions, out / SUBSET), pool.parts, what="look up uids"):
+            found[positions] = True
+            rows += len(positions)
+        first = firsts(listed)
+        foreign = listed[first & ~found]
+        self._judge(listed, foreign, rows, pool)
+        if len(foreign):
+            listed = write_subset(out, listed[found[np.flatnonzero(first)[np.cumsum(first) - 1]]])
+        counts = Counts(total=pool.rows + len(foreign), kept=rows, dropped=pool.rows - rows, missing=len(foreign))
+        return Summary(counts=counts, facts={"listed": len(listed), "distinct": int(firsts(listed).sum())})
+
+    @property
+    def _path(self) -> Path:
+        return Path(self.path).expanduser().resolve()
+
+    def _judge(self, listed: Uids, foreign: Uids, rows: int, pool: Pool) -> None:
+        if len(listed) == 0:
+            raise ValueError(f"{self._path} lists no uids")
+        if len(foreign) == 0 or (self.foreign == "drop" and rows):
+            return
+        remedy = "Is it a list for another pool?" if rows == 0 else "To leave them out: filter.foreign=drop"
+        raise ValueError(
+            f"{self._path}: {len(foreign):,} of {int(firsts(listed).sum()):,} uids are not in the pool at {pool.root} "
+            f"({pool.rows:,} samples), among them {', '.join(map(format_uid, foreign[:3]))}. {remedy}"
+        )
+
+
+def read_uids(path: Path) -> Uids:
+    """Read a list of uids in any of the three formats, repeats included. Raises ValueError, naming the file."""
+    if path.suffix == ".npy":
+        return read_subset(path)
+    try:
+        return parse_uids(_parquet_column(path) if path.suffix == ".parquet" else path.read_text().split())
+    except UnicodeDecodeError:
+        raise ValueError(f"{path} is not text; a list of uids is .npy, .parquet, or text with one per line") from None
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+
+
+def _parquet_column(path: Path) -> object:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        file = pq.ParquetFile(path)
+        names = file.schema_arrow.names
+        if "uid" not in names:
+            raise ValueError(f"no column 'uid'; it has: {', '.join(names)}")
+        return file.read(columns=["uid"])["uid"]
+    except pa.ArrowInvalid as error:
+        raise ValueError(f"not a readable parquet file: {error}") from None
+
+
+def _positions(listed: Path, part: Part) -> Indices:
+    """Where the uids of one part first stand in the list; those that do not are left out."""
+    positions, counts = find_in(np.load(listed, mmap_mode="r", allow_pickle=False), part.uids())
+    return positions[counts > 0]
+
+
+def _content_digest(path: Path) -> str:
+    state = path.stat()
+    return _digest(str(path), state.st_size, state.st_mtime_ns)
+
+
+@functools.cache
+def _digest(path: str, size: int, mtime: int) -> str:
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

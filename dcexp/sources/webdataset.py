@@ -1,0 +1,108 @@
+"""Bring your own data: a folder of webdataset tars, without metadata."""
+
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from dcexp.artifacts.base import Counts, Summary
+from dcexp.artifacts.files import whole_file
+from dcexp.artifacts.samples import Sample, UnreadableSampleError, read_json, samples_of, uid_of
+from dcexp.artifacts.tar import TarReader
+from dcexp.engines.base import Engine
+from dcexp.sources.base import Source
+from dcexp.sources.commonpool import listing_of
+from dcexp.sources.index import named, write_index
+from dcexp.stage import Step
+
+
+@dataclass(frozen=True, kw_only=True)
+class WebDataset(Source):
+    """The tars in the directory ``root``. They stay where they are; metadata are made from what is in them.
+
+    Columns: ``uid`` (see :func:`dcexp.artifacts.samples.uid_of`), ``text`` (the txt member, else ``caption`` of the
+    json), ``original_width`` and ``original_height`` (from the json, pixels; null where it does not say). The data
+    are known by the absolute path of ``root`` and the names and sizes of its tars.
+    """
+
+    root: str = field(compare=False)
+
+    def step(self) -> Step:
+        """The step, with the absolute path and the listing; tars that are not there yet are listed as missing."""
+        tars = listing_of(self._root, (".tar",), sizes=True)
+        return Step(self, {"folder": str(self._root), "listing": tars or "missing"})
+
+    def check(self, engine: Engine, **values: str) -> None:
+        """Raise FileNotFoundError when there are no tars, ValueError when the folder is a pool with metadata."""
+        if named(self._root / "metadata", ".parquet") or named(self._root.parent / "metadata", ".parquet"):
+            pool = self._root if (self._root / "metadata").is_dir() else self._root.parent
+            raise ValueError(f"{pool} has metadata beside its shards: source=commonpool source.root={pool}")
+        if not named(self._root, ".tar"):
+            wrong = "has no .tar files directly in it" if self._root.is_dir() else "is no such directory"
+            raise FileNotFoundError(
+                f"source.root={self.root}: {self._root} {wrong}; wanted a folder of webdataset tars"
+            )
+
+    def run(self, out: Path, engine: Engine, *, folder: str = "", listing: str = "") -> Summary:
+        """Write one metadata file per tar into ``out/metadata``, and the index of the pool into ``out``."""
+        self.check(engine)
+        tars = sorted(named(self._root, ".tar"))
+        tallies = list(engine.map(partial(_describe, out / "metadata"), tars, what="read the tars"))
+        damaged = {tar.name: damage for tar, (_, damage) in zip(tars, tallies, strict=True) if damage}
+        corrupt = sum(lost for lost, _ in tallies)
+        indexed = write_index(
+            out, engine, folder=out / "metadata", root=".", shards=[str(tar) for tar in tars], derived_uids=True
+        )
+        counts = Counts(total=indexed.counts.kept + corrupt, kept=indexed.counts.kept, corrupt=corrupt)
+        facts = {**indexed.facts, "damaged": len(damaged), "damaged_tars": dict(list(damaged.items())[:20])}
+        return Summary(counts=counts, facts=facts)
+
+    @property
+    def _root(self) -> Path:
+        return Path(self.root).expanduser().resolve()
+
+
+def _describe(folder: Path, tar: Path) -> tuple[int, str]:
+    """Write the metadata of one tar. Returns the number of unreadable samples, and what is wrong with the tar."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    schema = pa.schema(
+        {"uid": pa.string(), "text": pa.string(), "original_width": pa.int64(), "original_height": pa.int64()}
+    )
+    rows: list[dict[str, Any]] = []
+    corrupt = 0
+    with TarReader(tar) as reader:
+        listing = reader.members()
+        for sample in samples_of(listing.members):
+            try:
+                rows.append(_row(reader, tar.name, sample))
+            except UnreadableSampleError:
+                corrupt += 1
+    with whole_file(folder / f"{tar.stem}.parquet") as file:
+        pq.write_table(pa.Table.from_pylist(rows, schema), file)
+    return corrupt + bool(listing.damage), listing.damage
+
+
+def _row(reader: TarReader, tar_name: str, sample: Sample) -> dict[str, Any]:
+    info = read_json(reader, sample)
+    return {
+        "uid": uid_of(info, tar_name, sample.key, derived=True).hex(),
+        "text": _text(reader, sample, info),
+        "original_width": _pixels(info, "original_width", "width"),
+        "original_height": _pixels(info, "original_height", "height"),
+    }
+
+
+def _text(reader: TarReader, sample: Sample, info: dict[str, Any]) -> str | None:
+    member = sample.members.get("txt")
+    if member is None:
+        return info["caption"] if isinstance(info.get("caption"), str) else None
+    try:
+        return reader.read(member.offset, member.size).decode()
+    except UnicodeDecodeError:
+        raise UnreadableSampleError(f"{sample.key}: its text is not UTF-8") from None
+
+
+def _pixels(info: dict[str, Any], *names: str) -> int | None:
+    return next((info[name] for name in names if type(info.get(name)) is int), None)

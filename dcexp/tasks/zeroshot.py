@@ -1,0 +1,74 @@
+"""Zero-shot classification: name the class of every test image from the class names alone."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import Literal
+
+from dcexp.artifacts.base import Counts, Summary
+from dcexp.artifacts.checkpoint import Checkpoint
+from dcexp.artifacts.evalset import EvalSet
+from dcexp.artifacts.result import write_result
+from dcexp.engines.base import Engine
+from dcexp.stage import Stage, Step
+from dcexp.tasks.base import Task
+from dcexp.tasks.examples import examples
+from dcexp.tasks.metrics import classification_metrics
+
+
+@dataclass(frozen=True, kw_only=True)
+class ZeroShot(Task):
+    """A classification task of upstream (``evaluate.py``, CLIP benchmark 1.4.0).
+
+    ``classes`` is checked like ``size``; ``metric`` is the one that enters averages; ``data`` makes the evaluation
+    set: :class:`dcexp.tasks.evalsets.LocalEvalSet` or :class:`dcexp.tasks.digits.DigitsTestSet`.
+    """
+
+    classes: int
+    metric: Literal["acc1", "mean_per_class_recall"] = "acc1"
+    data: Stage
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.data.makes is not EvalSet:
+            raise ValueError(
+                f"task {self.key}: data is a {type(self.data).__name__}, which makes a {self.data.kind}; "
+                "wanted a stage that makes an evalset"
+            )
+
+    def step(self, checkpoint: Step) -> Step:
+        return Step(self, {"checkpoint": checkpoint, "evalset": Step(self.data, {})})
+
+    def run(  # type: ignore[override]
+        self, out: Path, engine: Engine, *, checkpoint: Checkpoint, evalset: EvalSet
+    ) -> Summary:
+        """Evaluate ``checkpoint`` on ``evalset`` and write the result into ``out``."""
+        metrics = self.metrics(checkpoint, evalset, engine)
+        main = metrics[self.metric]
+        write_result(out, self.key, self.name, metrics, main)
+        facts = {"task": self.key, "main_metric": main, "random": self.random}
+        return Summary(counts=Counts(total=self.size, kept=self.size), facts=facts)
+
+    def metrics(self, checkpoint: Checkpoint, evalset: EvalSet, engine: Engine) -> Mapping[str, float | None]:
+        """``acc1``, ``acc5`` and ``mean_per_class_recall``, all of them whatever the main metric is."""
+        from dcexp.tasks.classifier import class_columns, classify, load_clip
+
+        self._assert_published(evalset)
+        model = checkpoint.scale["recipe"]["model"]
+        clip = load_clip(str(checkpoint.weights), checkpoint.manifest["digest"], model)
+        columns = class_columns(clip, evalset.classnames, evalset.templates, self.name)
+        images = chain.from_iterable(map(examples, evalset.tars))
+        answers = classify(clip, columns, images, self.size, engine.workers, self.name)
+        assert len(answers.labels) == self.size, f"{len(answers.labels)} answers for {self.size} images"
+        return classification_metrics(answers.top, answers.predicted, answers.labels)
+
+    def _assert_published(self, evalset: EvalSet) -> None:
+        evalset.assert_unchanged()
+        found = (evalset.samples, len(evalset.classnames), bool(evalset.templates))
+        if found != (self.size, self.classes, True):
+            raise ValueError(
+                f"{evalset.root} holds {evalset.samples:,} test images, {len(evalset.classnames)} classes and "
+                f"{len(evalset.templates)} templates; task {self.key} has {self.size:,} images, {self.classes} "
+                "classes and at least one template. Nothing was evaluated: is the download complete?"
+            )

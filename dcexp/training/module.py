@@ -1,0 +1,102 @@
+"""The optimizer step of the recipe, as open_clip executes it (``train_one_epoch``): equal to it to the bit."""
+
+import math
+from typing import Any, TypedDict
+
+import open_clip
+import torch
+from pytorch_lightning import LightningModule
+from torch import Tensor, nn
+
+from dcexp.scale import Scale
+from dcexp.training.batch import Batch
+from dcexp.training.optimizer import adamw
+from dcexp.training.precision import autocast
+from dcexp.training.schedule import learning_rate
+
+MAX_LOGIT_SCALE = math.log(100)  # CLIP paper, section 2.5
+
+
+class StepResult(TypedDict):
+    """What one optimizer step says: this rank's loss, exp(logit_scale) before the update, the learning rate."""
+
+    loss: Tensor
+    scale: Tensor
+    lr: float
+
+
+class ClipTraining(LightningModule):
+    """CLIP under the recipe of ``scale``, by manual optimization.
+
+    ``accumulate`` micro-batches make one optimizer step. Their features are computed without gradients first, so
+    each is contrasted with the whole batch (gradient caching); the losses are not divided, as in open_clip, which
+    gives ``logit_scale`` its gradient that many times. ``state`` holds optimizer and scaler states to go on from.
+    """
+
+    def __init__(
+        self,
+        clip: nn.Module,
+        loss: open_clip.ClipLoss,
+        scaler: torch.amp.GradScaler,
+        *,
+        scale: Scale,
+        precision: str,
+        accumulate: int,
+        step: int = 0,
+        optimizer_state: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        self.clip, self.contrast, self.scaler = clip, loss, scaler
+        self.scale, self.precision, self.accumulate = scale, precision, accumulate
+        self.input_dtype = open_clip.get_input_dtype(precision)
+        self.step = step
+        self._optimizer_state = optimizer_state
+        self._pairs: list[tuple[Tensor, Tensor]] = []
+
+    def configure_optimizers(self) -> torch.optim.AdamW:
+        """AdamW, with its state if training goes on."""
+        optimizer = adamw(self.clip, self.scale.recipe)
+        if self._optimizer_state is not None:
+            optimizer.load_state_dict(self._optimizer_state)
+        return optimizer
+
+    def training_step(self, batch: Batch, _: int) -> StepResult | None:  # type: ignore[override]
+        """Collect a micro-batch; with the last of a step, take the step and say what came of it."""
+        self._pairs.append((batch.images.to(self.input_dtype), batch.texts))
+        if len(self._pairs) < self.accumulate:
+            return None
+        optimizer = self.optimizers(use_pl_optimizer=False)
+        assert isinstance(optimizer, torch.optim.Optimizer)
+        lr = learning_rate(self.scale.recipe, self.step, self.scale.steps)
+        for group in optimizer.param_groups:
+            group["lr"] = lr
+        optimizer.zero_grad()
+        loss, scale = self._backward()
+        self.scaler.step(optimizer)
+        self.scaler.update()
+        with torch.no_grad():
+            self.clip.logit_scale.clamp_(0, MAX_LOGIT_SCALE)  # type: ignore[operator, union-attr]
+        self._pairs.clear()
+        self.step += 1
+        return {"loss": loss, "scale": scale, "lr": lr}
+
+    def _backward(self) -> tuple[Tensor, Tensor]:
+        """Add up the gradients of the whole batch; the last micro-batch's loss and exp(logit_scale)."""
+        cached = self._features_without_gradient() if self.accumulate > 1 else []
+        for index, (images, texts) in enumerate(self._pairs):
+            with autocast(self.precision, self.device.type):
+                fresh = self.clip(images, texts)
+                features = {
+                    name: torch.cat([*(c[name] for c in cached[:index]), fresh[name], *(c[name] for c in cached[index + 1 :])])
+                    if cached
+                    else fresh[name]
+                    for name in ("image_features", "text_features")
+                }
+                loss = self.contrast(**features, logit_scale=fresh["logit_scale"])
+            self.manual_backward(self.scaler.scale(loss))
+        return loss.detach(), fresh["logit_scale"].detach()
+
+    def _features_without_gradient(self) -> list[dict[str, Tensor]]:
+        with torch.no_grad(), autocast(self.precision, self.device.type):
+            return [self.clip(images, texts) for images, texts in self._pairs]

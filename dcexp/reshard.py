@@ -9,7 +9,7 @@ import hashlib
 import json
 import logging
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,13 +17,13 @@ from pathlib import Path
 import numpy as np
 
 from dcexp.artifacts.base import Summary
-from dcexp.artifacts.chosen import Chosen, choose
+from dcexp.artifacts.chosen import Chosen, Shard, choose, cut, samples_in
 from dcexp.artifacts.files import whole_file, write_json
 from dcexp.artifacts.pool import Pool
 from dcexp.artifacts.shards import META, SAMPLE_IDS, SHARD_NAME, SIZES, STATS_NAME, Shards, write_shard
 from dcexp.artifacts.subset import SUBSET, Subset
 from dcexp.artifacts.tally import Tallies, Tally
-from dcexp.artifacts.uid import Uids, format_uid
+from dcexp.artifacts.uid import format_uid
 from dcexp.engines.base import Engine
 from dcexp.stage import Stage, Step
 
@@ -31,9 +31,6 @@ log = logging.getLogger(__name__)
 
 PLAN = "plan"  # a folder for what the first pass finds; gone when the shards are done
 MISSING = "missing.parquet"
-
-Span = tuple[int, Path, int, int]  # number and path of a tar; first and last (exclusive) of its copies
-Shard = list[Span]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,11 +71,11 @@ class Copy(Stage):
             for tar, tally in zip(pool.shards, found, strict=True):
                 tallies.add(tar, tally)
             missing = _report_missing(out, tallies, pool, self.max_missing)
-            shards = list(_cut(pool.shards, tallies.copies, self.shard_size))
+            shards = list(cut(pool.shards, tallies.copies, self.shard_size))
             for _ in engine.map(partial(_write, out), list(enumerate(shards)), what="write shards"):
                 pass
             tallies.save_ids(out / SAMPLE_IDS)
-        facts = _write_side_files(out, self, shards, tallies, missing)
+        facts = _write_side_files(out, self, shards, tallies)
         shutil.rmtree(out / PLAN)
         return Summary(counts=tallies.counts(missing), facts=facts)
 
@@ -128,28 +125,6 @@ def _find(folder: Path, subset: Path, derived: bool, item: tuple[int, Path]) -> 
     return Tally.of(chosen)
 
 
-def _cut(tars: Sequence[Path], copies: Sequence[int], size: int) -> Iterator[Shard]:
-    """Cut the copies of all tars, in order, into shards of ``size`` copies."""
-    shard: Shard = []
-    room = size
-    for number, (tar, count) in enumerate(zip(tars, copies, strict=True)):
-        first = 0
-        while first < count:
-            last = min(count, first + room)
-            shard.append((number, tar, first, last))
-            room -= last - first
-            first = last
-            if room == 0:
-                yield shard
-                shard, room = [], size
-    if shard:
-        yield shard
-
-
-def _samples_in(shard: Shard) -> int:
-    return sum(last - first for _, _, first, last in shard)
-
-
 def _write(out: Path, item: tuple[int, Shard]) -> None:
     """Second pass, one shard: copy its samples, unless an earlier attempt has."""
     number, shard = item
@@ -160,47 +135,35 @@ def _write(out: Path, item: tuple[int, Shard]) -> None:
         for tar_number, tar, first, last in shard
         for file in Chosen.load(_plan_file(out / PLAN, tar_number)).files(tar, first, last)
     )
-    write_shard(out, number, files, samples=_samples_in(shard))
+    write_shard(out, number, files, samples=samples_in(shard))
 
 
 def _report_missing(out: Path, tallies: Tallies, pool: Pool, tolerated: float) -> int:
     """List the wanted uids that no tar holds, and say what is damaged; raise ValueError where it is too much."""
     for tar, damage in tallies.damaged.items():
         log.warning("%s: %s; the samples before that are used", tar, damage)
-    missing = tallies.missing()
-    (out / MISSING).unlink(missing_ok=True)
+    missing = tallies.save_missing(out / MISSING)
     if not len(missing):
         return 0
-    _write_uids(out / MISSING, missing)
     share, examples = len(missing) / tallies.distinct, ", ".join(map(format_uid, missing[:3]))
     what = (
         f"{len(missing):,} of {tallies.distinct:,} wanted uids ({share:.1%}) are in none of the "
-        f"{len(pool.shards):,} shards at {pool.root}; the first are {examples}; all are in {out / MISSING}"
+        f"{len(pool.shards):,} shards at {pool.root}; the first are {examples}"
     )
     if not tallies.kept:
         raise ValueError(f"nothing to copy: {what}. Do the subset and the shards belong to the same pool?")
     if share > tolerated:
         raise ValueError(
-            f"{what}. That is more than reshard.max_missing={tolerated}: complete the pool (download it again over "
-            f"what is there), or train on what there is: reshard.max_missing={min(1, -(-share * 100 // 1) / 100):g}"
+            f"{what}; all are in {out / MISSING}. That is more than reshard.max_missing={tolerated}: complete the pool "
+            f"(download it again over what is there), or train on what there is: reshard.max_missing={min(1, -(-share * 100 // 1) / 100):g}"
         )
-    log.warning("%s", what)
+    log.warning("%s; all are in %s", what, MISSING)
     return len(missing)
 
 
-def _write_uids(path: Path, uids: Uids) -> None:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    with whole_file(path) as file:
-        pq.write_table(pa.table({"uid": [format_uid(uid) for uid in uids]}), file)
-
-
-def _write_side_files(
-    out: Path, stage: Copy, shards: Sequence[Shard], tallies: Tallies, missing: int
-) -> dict[str, object]:
+def _write_side_files(out: Path, stage: Copy, shards: Sequence[Shard], tallies: Tallies) -> dict[str, object]:
     """Write ``sizes.json`` and ``meta.json`` (upstream's names for its counts); return the facts."""
-    sizes = {SHARD_NAME.format(number): _samples_in(shard) for number, shard in enumerate(shards)}
+    sizes = {SHARD_NAME.format(number): samples_in(shard) for number, shard in enumerate(shards)}
     write_json(out / SIZES, sizes)
     meta = {
         "shard_size": stage.shard_size,

@@ -51,7 +51,7 @@ write_config() {
     user=$(id -un) host=$(uname -n) port=$(free_port)
     host=${host%%.*}
     [[ -f $dir/munge.key ]] || (umask 077 && head -c 128 /dev/urandom >"$dir/munge.key")
-    # No cgroups, in which a container has no say. cred_expire is also how long a requeued job must wait (default: 120 s).
+    # cred_expire is also how long a requeued job must wait (default: 120 s).
     # config_overrides and CR_CPU: believe these CPUs and this memory, and never count memory. CR_LLN: use both nodes.
     cat >"$SLURM_CONF" <<CONF
 ClusterName=dcexp
@@ -88,6 +88,11 @@ NodeName=node2 NodeHostname=$host NodeAddr=127.0.0.1 Port=$((port + 2)) CPUs=16 
 PartitionName=main Nodes=node[1-2] Default=YES MaxTime=INFINITE State=UP
 CONF
     echo "NodeName=node[1-2] Name=gpu File=/dev/null,/dev/zero" >"$dir/gres.conf"
+    # slurmd loads a cgroup plugin even when nothing uses it, and v2's needs systemd, which a container has not.
+    # 22.05, Debian 12's, does not know `disabled`; its v1 plugin does nothing until it is used.
+    local cgroup=disabled
+    [[ $(slurmd -V) != *" 22."* ]] || cgroup=cgroup/v1
+    echo "CgroupPlugin=$cgroup" >"$dir/cgroup.conf"
 }
 
 pid_of() { # the pid of one of our daemons; a number left in a pid file by a crash may be another process by now
@@ -104,7 +109,7 @@ start() { # NAME COMMAND...: unless it is alive; without our lock, our terminal 
     ! pid_of "$name" >/dev/null || return 0
     # A daemon's command returns before its pid file is there, without which a `down` that follows would miss it.
     if ! "$@" </dev/null >"$dir/$name.out" 2>&1 9>&- || ! within 10 pid_of "$name" >/dev/null; then
-        die "$name did not start, see $dir/$name.*: $(grep -m 1 -iE 'error|fatal' "$dir/$name.out")"
+        die "$name did not start, see $dir/$name.*: $(cat "$dir/$name".{out,log} 2>/dev/null | grep -iE 'error|fatal' | tail -n 1)"
     fi
 }
 
@@ -154,17 +159,18 @@ stop() {
 down() {
     any_alive || { say "down: nothing was running in $dir"; return; }
     # Jobs outlive their daemons: cancel them first, and for that all daemons must live, also after a crash.
-    start_all
-    if within 30 ready; then squeue -h -o %A | sort -u | xargs -r scancel; fi
-    within 30 no_jobs || say "warning: a job may be left, see $dir/spool: $(squeue -h -o '%A on %N' | paste -sd ' ')"
+    if (start_all) && within 30 ready; then
+        squeue -h -o %A | sort -u | xargs -r scancel
+        within 30 no_jobs || say "warning: a job may be left, see $dir/spool: $(squeue -h -o '%A on %N' | paste -sd ' ')"
+    fi
     local name
     for name in node1 node2 slurmctld munged; do stop "$name"; done
     say "down: $dir"
 }
 
 lock() { # one `up` or `down` at a time
-    mkdir -p "$dir"
-    [[ -O $dir ]] || die "$dir belongs to $(stat -c %U "$dir"); name another directory"
+    mkdir -p "$dir" 2>/dev/null || true
+    [[ -d $dir && -O $dir ]] || die "$dir is not a directory of yours; name another"
     exec 9>"$dir/lock"
     flock -w 120 9 || die "another local_slurm.sh holds $dir/lock"
 }

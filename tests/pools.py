@@ -9,7 +9,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-Sample = dict[str, bytes]
+from dcexp.artifacts.pool import Pool
+from dcexp.artifacts.subset import Subset, write_subset
+from dcexp.artifacts.uid import parse_uids
+from dcexp.engines.local import Local
+from dcexp.sources.commonpool import CommonPool
+
+ONE = Local(workers=1)
+
 
 
 def hex_uids(count, seed=0):
@@ -70,3 +77,29 @@ def write_pool(root, parts=(7, 5), features=True):
         write_tar(root / "shards" / f"{number:08d}.tar", [sample(u, p) for u, p in zip(uids, payload, strict=True)])
         all_uids.append(uids)
     return all_uids
+
+
+def as_pairs(uids):
+    """Uids as plain Python integer pairs, for slow and obvious references."""
+    return [(int(u[:16], 16), int(u[16:], 16)) for u in uids] if isinstance(uids, list) else uids.tolist()
+
+
+def indexed(root, out, engine=None):
+    """The pool in ``root``, indexed into ``out``."""
+    out.mkdir(parents=True, exist_ok=True)
+    CommonPool(root=str(root)).run(out, engine or ONE)
+    return Pool(out)
+
+
+def selected(stage, pool, out, **inputs):
+    """What the filter ``stage`` keeps of ``pool``: the subset, and the summary."""
+    out.mkdir(parents=True, exist_ok=True)
+    summary = stage.run(out, ONE, pool=pool, **inputs)
+    assert summary.counts.add_up
+    return Subset(out), summary
+
+
+def subset_of(out, uids):
+    """A subset artifact that holds ``uids`` (text, repeats allowed)."""
+    write_subset(out, parse_uids(list(uids)))
+    return Subset(out)

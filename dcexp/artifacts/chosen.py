@@ -1,7 +1,7 @@
 """The chosen samples of one tar: which they are, how often each is wanted, and where their bytes lie."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,8 @@ from dcexp.artifacts.tar import TarReader
 from dcexp.artifacts.uid import Uids, find_in, format_uid, uids_from_bytes
 
 Column = npt.NDArray[Any]
+Span = tuple[int, Path, int, int]  # number and path of a tar; first and last (exclusive) of its copies
+Shard = list[Span]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,3 +124,25 @@ def _columns(samples: list[Sample], raw: bytes, wanted: Uids, corrupt: int, dama
         corrupt=corrupt,
         damage=damage,
     )
+
+
+def cut(tars: Sequence[Path], copies: Sequence[int], size: int) -> Iterator[Shard]:
+    """Cut the copies of all tars, in order, into shards of ``size`` copies."""
+    shard: Shard = []
+    room = size
+    for number, (tar, count) in enumerate(zip(tars, copies, strict=True)):
+        first = 0
+        while first < count:
+            last = min(count, first + room)
+            shard.append((number, tar, first, last))
+            room -= last - first
+            first = last
+            if room == 0:
+                yield shard
+                shard, room = [], size
+    if shard:
+        yield shard
+
+
+def samples_in(shard: Shard) -> int:
+    return sum(last - first for _, _, first, last in shard)

@@ -10,7 +10,7 @@ import numpy.typing as npt
 from dcexp.artifacts.base import Counts
 from dcexp.artifacts.chosen import Chosen
 from dcexp.artifacts.files import whole_file
-from dcexp.artifacts.uid import UID, Uids, firsts
+from dcexp.artifacts.uid import UID, Uids, firsts, format_uid
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,6 +79,18 @@ class Tallies:
     def missing(self) -> Uids:
         """The wanted uids that were not found in any tar, each once, sorted."""
         return self.wanted[self._distinct & ~self._found]
+
+    def save_missing(self, path: Path) -> Uids:
+        """Write the missing uids as a parquet file with the column ``uid``, if there are any, and return them."""
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        missing = self.missing()
+        path.unlink(missing_ok=True)
+        if len(missing):
+            with whole_file(path) as file:
+                pq.write_table(pa.table({"uid": [format_uid(uid) for uid in missing]}), file)
+        return missing
 
     def counts(self, missing: int) -> Counts:
         """Samples seen in the tars, and wanted uids that are in none."""

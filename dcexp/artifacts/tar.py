@@ -88,7 +88,7 @@ class TarReader:
         """The header at ``offset``, or nothing at the end marker."""
         header = self.read(offset, BLOCK)
         if not header:
-            raise _DamagedError(f"no end marker: cut off at byte {offset:,}" if offset else "the file is empty")
+            raise _DamagedError(f"no end marker: cut off at byte {self.size:,}" if offset else "the file is empty")
         if len(header) < BLOCK:
             raise _DamagedError(f"cut off at byte {self.size:,}, inside a header")
         if header == bytes(BLOCK):

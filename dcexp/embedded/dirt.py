@@ -36,7 +36,7 @@ def drafts(scans: Scans, *, size: int, seed: int) -> list[Draft]:
     @cache
     def draft(index: int) -> Draft:
         rng = np.random.default_rng([seed, index])
-        scan, look, enlargement = int(rng.integers(len(scans))), draw_misshapen(rng), int(rng.integers(5, 21))
+        scan, look, enlargement = int(rng.integers(len(scans))), draw_misshapen(rng), int(rng.integers(3, 21))
         duplicate, source = rng.random(), int(rng.integers(max(index, 1)))
         if index and duplicate < EXACT_DUPLICATE_SHARE + NEAR_DUPLICATE_SHARE:
             original = draft(source)

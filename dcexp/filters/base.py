@@ -78,7 +78,7 @@ class ShardFilter(Filter):
 def _keep(stage: ShardFilter, part: Part) -> tuple[Uids, int]:
     """The kept uids of one part, and how many rows lack something."""
     columns = stage.needs()
-    table = part.table(dict.fromkeys(("uid", *columns)))
+    table = part.table(("uid", *(name for name in columns if name != "uid")))
     complete = complete_rows(table, columns)
     rows = Rows(part=part, table=table if complete.all() else table.filter(complete), complete=complete)
     mask = np.asarray(stage.keep(rows), dtype=bool)

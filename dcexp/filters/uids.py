@@ -53,10 +53,11 @@ class UidList(Filter):
         first = firsts(listed)
         foreign = listed[first & ~found]
         self._judge(listed, foreign, rows, pool)
+        facts = {"listed": len(listed), "listed_distinct": int(first.sum())}
         if len(foreign):
             listed = write_subset(out, listed[found[np.flatnonzero(first)[np.cumsum(first) - 1]]])
         counts = Counts(total=pool.rows + len(foreign), kept=rows, dropped=pool.rows - rows, missing=len(foreign))
-        return Summary(counts=counts, facts={"listed": len(listed), "distinct": int(firsts(listed).sum())})
+        return Summary(counts=counts, facts=facts)
 
     @property
     def _path(self) -> Path:

@@ -28,7 +28,7 @@ class CommonPool(Source):
         return Step(self, {"folder": str(self._root), "listing": listing(self._root)})
 
     def check(self, engine: Engine, **values: str) -> None:
-        """Raise FileNotFoundError when there is no pool; the message says where one was looked for, and in what form."""
+        """Raise FileNotFoundError when there is no pool, saying where one was looked for and in what form."""
         metadata = self._root / "metadata"
         if not named(metadata, ".parquet"):
             wrong = "is no such directory" if not self._root.is_dir() else "has no .parquet files in metadata/"

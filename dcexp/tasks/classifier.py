@@ -59,57 +59,46 @@ def load_clip(weights: str, digest: str, name: str) -> Clip:
     return Clip(model=model.to(device), transform=transform, tokenize=tokenizer(name), device=device)
 
 
-def class_columns(clip: Clip, classnames: Sequence[str], templates: Sequence[str], what: str) -> "Tensor":
+def class_columns(clip: Clip, classnames: Sequence[str], templates: Sequence[str]) -> "Tensor":
     """The classifier, fp32 [width, classes]: the mean over templates of the normalised prompts, normalised again."""
     import torch
     from torch.nn.functional import normalize
 
     prompts = [_filled(template, classname) for classname in classnames for template in templates]
     features = []
-    with torch.inference_mode(), torch.autocast("cuda", torch.float16, enabled=clip.device == "cuda"):
-        for texts in _shown(_chunks(prompts, PROMPTS), f"{what}: prompts", -(-len(prompts) // PROMPTS)):
-            features.append(clip.model.encode_text(clip.tokenize(texts).to(clip.device)).float())
-    with torch.inference_mode():
+    half = torch.autocast("cuda", torch.float16, enabled=clip.device == "cuda")
+    with torch.inference_mode(), _full_fp32():
+        for texts in _chunks(shown(prompts, "prompts", len(prompts)), PROMPTS):
+            with half:
+                features.append(clip.model.encode_text(clip.tokenize(texts).to(clip.device)).float())
         each = normalize(torch.cat(features), dim=-1).unflatten(0, (len(classnames), len(templates)))
         mean = each.mean(dim=1)
         return (mean / mean.norm(dim=1, keepdim=True)).T
 
 
-def classify(
-    clip: Clip, columns: "Tensor", examples: Iterable[Example], total: int, threads: int, what: str
-) -> Answers:
-    """Put every example to the classifier ``columns`` [width, classes]. Raises ValueError naming a bad example."""
+def classify(clip: Clip, columns: "Tensor", images: Iterable[tuple["Tensor", int]]) -> Answers:
+    """Put ``images`` (pixels and label, from :func:`prepared`) to the classifier ``columns`` [width, classes]."""
     import torch
 
-    classes = columns.shape[1]
-    rows: list[tuple[Any, ...]] = []
-    pixels = _pixels(clip, examples, classes, threads)
+    parts = []
     with torch.inference_mode(), _full_fp32():
-        for batch in _chunks(_shown(pixels, f"{what}: images", total), IMAGES):
-            images = torch.stack([image for image, _ in batch]).to(clip.device, non_blocking=True)
-            logits = (SHARPNESS * torch.nn.functional.normalize(clip.model.encode_image(images), dim=-1)) @ columns
-            logits = logits.float().cpu()
-            top = logits.topk(5 if classes >= 5 else 1, dim=1).indices
-            rows.append((top.numpy(), logits.argmax(dim=1).numpy(), np.array([label for _, label in batch])))
-    columns_of_answers = [np.concatenate(column) for column in zip(*rows, strict=True)]
-    return Answers(**dict(zip(("top", "predicted", "labels"), columns_of_answers, strict=True)))
+        for batch in _chunks(images, IMAGES):
+            pixels = torch.stack([image for image, _ in batch]).to(clip.device)
+            features = torch.nn.functional.normalize(clip.model.encode_image(pixels), dim=-1)
+            logits = ((SHARPNESS * features) @ columns).cpu()
+            top = logits.topk(5 if logits.shape[1] >= 5 else 1, dim=1).indices.numpy()
+            parts.append((top, logits.argmax(dim=1).numpy(), np.array([label for _, label in batch])))
+    top, predicted, labels = map(np.concatenate, zip(*parts, strict=True))
+    return Answers(top=top, predicted=predicted, labels=labels)
 
 
-def _filled(template: str, classname: str) -> str:
-    try:
-        return template.format(c=classname)
-    except (KeyError, IndexError, ValueError):
-        raise ValueError(
-            f"template {template!r}: wanted {{c}} where the class name goes, and no other braces"
-        ) from None
+def prepared(clip: Clip, examples: Iterable[Example], threads: int) -> Iterator[tuple["Tensor", int]]:
+    """Pixels and label of each example, in order; 0 ``threads``: one per core. Reads only little ahead.
 
-
-def _pixels(clip: Clip, examples: Iterable[Example], classes: int, threads: int) -> Iterator[tuple["Tensor", int]]:
-    """Decode and transform in threads (Pillow and torch let go of the interpreter), in order, little ahead."""
+    Threads do, since Pillow and torch let go of the interpreter. Raises ValueError naming an unreadable image.
+    """
 
     def prepare(example: Example) -> tuple["Tensor", int]:
-        if example.label >= classes:
-            raise ValueError(f"{example.place}.cls: label {example.label}, but there are {classes} classes")
         return clip.transform(example.decode()), example.label
 
     waiting: deque[Future[tuple[Tensor, int]]] = deque()
@@ -120,6 +109,25 @@ def _pixels(clip: Clip, examples: Iterable[Example], classes: int, threads: int)
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
+
+
+def shown(items: Iterable[T], what: str, total: int) -> Iterable[T]:
+    """``items``, with a progress bar where somebody is looking."""
+    from rich.console import Console
+    from rich.progress import track
+
+    console = Console(stderr=True)
+    hidden = not console.is_terminal
+    return track(items, description=what, total=total, transient=True, console=console, disable=hidden)
+
+
+def _filled(template: str, classname: str) -> str:
+    try:
+        return template.format(c=classname)
+    except (KeyError, IndexError, ValueError):
+        raise ValueError(
+            f"template {template!r}: wanted {{c}} where the class name goes, and no other braces"
+        ) from None
 
 
 @contextmanager
@@ -139,12 +147,3 @@ def _chunks(items: Iterable[T], size: int) -> Iterator[list[T]]:
     rest = iter(items)
     while chunk := list(islice(rest, size)):
         yield chunk
-
-
-def _shown(items: Iterable[T], what: str, total: int) -> Iterable[T]:
-    from rich.console import Console
-    from rich.progress import track
-
-    console = Console(stderr=True)
-    hidden = not console.is_terminal
-    return track(items, description=what, total=total, transient=True, console=console, disable=hidden)

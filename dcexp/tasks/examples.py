@@ -36,13 +36,14 @@ class Example:
             raise ValueError(f"{self.place}: not a readable image ({error})") from None
 
 
-def examples(tar: Path) -> Iterator[Example]:
+def examples(tar: Path, classes: int) -> Iterator[Example]:
     """The examples of one tar in its order. Raises ValueError for a damaged tar, a missing image or label."""
     with _opened(tar) as archive:
         for key, members in _samples(archive, tar):
             place = f"{tar}: {key}"
             image, label = _pair(place, members)
-            yield Example(place, _read(archive, image), _position(f"{tar}: {label.name}", _read(archive, label)))
+            position = _position(_read(archive, label), classes, place)
+            yield Example(place, _read(archive, image), position)
 
 
 def count_examples(tar: Path) -> int:
@@ -99,9 +100,9 @@ def _pair(place: str, members: Members) -> tuple[tarfile.TarInfo, tarfile.TarInf
     return image, members["cls"]
 
 
-def _position(place: str, text: bytes) -> int:
-    if not text.strip().isdigit():
-        raise ValueError(f"{place}: wanted the position of a class, got {text[:40]!r}")
+def _position(text: bytes, classes: int, place: str) -> int:
+    if not text.strip().isdigit() or int(text) >= classes:
+        raise ValueError(f"{place}.cls: wanted the position of a class, 0 to {classes - 1}, got {text[:40]!r}")
     return int(text)
 
 

@@ -1,7 +1,7 @@
 """Zero-shot classification: name the class of every test image from the class names alone."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
 from typing import Literal
@@ -22,12 +22,13 @@ class ZeroShot(Task):
     """A classification task of upstream (``evaluate.py``, CLIP benchmark 1.4.0).
 
     ``classes`` is checked like ``size``; ``metric`` is the one that enters averages; ``data`` makes the evaluation
-    set: :class:`dcexp.tasks.evalsets.LocalEvalSet` or :class:`dcexp.tasks.digits.DigitsTestSet`.
+    set: :class:`dcexp.tasks.evalsets.LocalEvalSet` or :class:`dcexp.tasks.digits.DigitsTestSet`. It is a step of its
+    own, whose key is in this one's; so it is not compared.
     """
 
     classes: int
     metric: Literal["acc1", "mean_per_class_recall"] = "acc1"
-    data: Stage
+    data: Stage = field(compare=False)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -52,14 +53,15 @@ class ZeroShot(Task):
 
     def metrics(self, checkpoint: Checkpoint, evalset: EvalSet, engine: Engine) -> Mapping[str, float | None]:
         """``acc1``, ``acc5`` and ``mean_per_class_recall``, all of them whatever the main metric is."""
-        from dcexp.tasks.classifier import class_columns, classify, load_clip
+        from dcexp.tasks.classifier import class_columns, classify, load_clip, prepared, shown
 
         self._assert_published(evalset)
         model = checkpoint.scale["recipe"]["model"]
         clip = load_clip(str(checkpoint.weights), checkpoint.manifest["digest"], model)
-        columns = class_columns(clip, evalset.classnames, evalset.templates, self.name)
-        images = chain.from_iterable(map(examples, evalset.tars))
-        answers = classify(clip, columns, images, self.size, engine.workers, self.name)
+        columns = class_columns(clip, evalset.classnames, evalset.templates)
+        found = chain.from_iterable(examples(tar, self.classes) for tar in evalset.tars)
+        images = prepared(clip, shown(found, self.name, self.size), engine.workers)
+        answers = classify(clip, columns, images)
         assert len(answers.labels) == self.size, f"{len(answers.labels)} answers for {self.size} images"
         return classification_metrics(answers.top, answers.predicted, answers.labels)
 

@@ -1,0 +1,58 @@
+"""Reading the lineage in a manifest (written by ``dcexp.stage.Step``): the steps an artifact was made by."""
+
+import json
+import re
+from collections import deque
+from collections.abc import Mapping
+from typing import Any
+
+Node = Mapping[str, Any]  # one step: kind, key, name, stage, values, and its inputs, which are nodes
+
+
+def nearest(node: Node, kind: str) -> Node | None:
+    """The step of that kind that is the fewest steps away, ``node`` itself included; None when there is none."""
+    queue = deque([node])
+    while queue:
+        step = queue.popleft()
+        if step["kind"] == kind:
+            return step
+        queue.extend(step["inputs"].values())
+    return None
+
+
+def ancestor(node: Node, kind: str) -> Node:
+    """Like :func:`nearest`; raises ValueError when there is none."""
+    found = nearest(node, kind)
+    if found is None:
+        raise ValueError(f"its lineage names no {kind}")
+    return found
+
+
+def but_for_seeds(node: Node) -> str:
+    """What made ``node``, seeds left out: equal for two runs that differ by nothing else."""
+    return json.dumps(_seedless(node), sort_keys=True)
+
+
+def label(node: Node) -> str:
+    """A step in a few words: its class and deciding settings, seeds left out; for a combination, its parts."""
+    parts = sorted(label(part) for part in node["inputs"].values() if part["kind"] == node["kind"])
+    if not parts:
+        return re.sub(r"-seed_\d+(?=-|$)", "", node["name"].removesuffix(f"-{node['key']}"))
+    fields = node["stage"]["fields"]
+    settings = [f"{k}_{v}" for k, v in fields.items() if k != "seed" and isinstance(v, str | int | float)]
+    return "-".join([_word(node), *settings]) + f" ({', '.join(parts)})"
+
+
+def _word(node: Node) -> str:
+    name = re.split(r"[/.]", node["stage"]["name"])[-1]
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()
+
+
+def _seedless(value: Any) -> Any:
+    """``value`` without seeds, and without the keys and names of steps, which follow from what is left."""
+    if isinstance(value, list):
+        return [_seedless(v) for v in value]
+    if not isinstance(value, Mapping):
+        return value
+    dull = {"seed", "key", "name"} if "inputs" in value else {"seed"}
+    return {k: _seedless(v) for k, v in value.items() if k not in dull}

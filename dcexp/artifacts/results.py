@@ -1,0 +1,81 @@
+"""All results in a store, read back from their files alone: nothing that made them needs to exist any more."""
+
+import json
+import logging
+import math
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from dcexp.artifacts.base import MANIFEST
+from dcexp.artifacts.lineage import Node, ancestor
+from dcexp.artifacts.result import RESULT
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoredResult:
+    """The main metric of one checkpoint on one task.
+
+    ``checkpoint`` is the lineage of the checkpoint; ``task`` what the task is: its key, its class, the class's version.
+    """
+
+    checkpoint: Node
+    task: tuple[str, str, int]
+    name: str
+    score: float
+    created: str
+
+
+Run = dict[str, StoredResult]  # the results of one checkpoint by task key
+
+
+def stored_runs(root: Path) -> list[Run]:
+    """The results in the store ``root`` by checkpoint; of two for the same task, the newer."""
+    runs: dict[str, Run] = defaultdict(dict)
+    for result in sorted(stored_results(root), key=lambda result: result.created):
+        runs[result.checkpoint["key"]][result.task[0]] = result
+    return list(runs.values())
+
+
+def stored_results(root: Path) -> Iterator[StoredResult]:
+    """Every finished result that enters averages. What cannot be read is skipped with a warning in the log."""
+    for folder in sorted((root / "result").glob("*/")):
+        if folder.suffix in (".partial", ".old"):
+            continue
+        try:
+            result = _result(folder)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            log.warning("%s is not a readable result, skipped: %r", folder, error)
+            continue
+        if result:
+            yield result
+
+
+def samples_kept(root: Path, step: Node) -> int | None:
+    """How many samples the artifact of ``step`` kept; None when it is not in the store ``root`` any more."""
+    try:
+        manifest = json.loads((root / step["kind"] / step["name"] / MANIFEST).read_text())
+        return int(manifest["summary"]["counts"]["kept"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _result(folder: Path) -> StoredResult | None:
+    manifest = json.loads((folder / MANIFEST).read_text())
+    line = json.loads((folder / RESULT).read_text())
+    stage, checkpoint = manifest["lineage"]["stage"], ancestor(manifest["lineage"], "checkpoint")
+    ancestor(checkpoint, "pool")
+    if not checkpoint["values"]["scale"]["name"]:
+        raise ValueError("its scale has no name")
+    score = line["metrics"]["main_metric"]
+    if score is None:
+        return None
+    if not math.isfinite(score):
+        raise ValueError(f"its main metric is {score}")
+    task = (line["key"], stage["name"], stage["version"])
+    return StoredResult(
+        checkpoint=checkpoint, task=task, name=line["dataset"], score=score, created=manifest["created"]
+    )

@@ -1,0 +1,255 @@
+"""Resharding copies exactly the chosen samples, whatever the workers, the interruptions and the damage."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tarfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from dcexp.artifacts.shards import Shards
+from dcexp.artifacts.uid import format_uid, parse_uids
+from dcexp.engines.local import Local
+from dcexp.reshard import Copy
+from tests.pools import ONE, hex_uids, indexed, sample, subset_of, write_parquet, write_pool, write_tar
+
+
+@pytest.fixture
+def root(tmp_path):
+    write_pool(tmp_path / "pool", parts=(7, 5), features=False)
+    return tmp_path / "pool"
+
+
+@pytest.fixture
+def uids():
+    return [uid for number, rows in enumerate((7, 5)) for uid in hex_uids(rows, seed=number)]
+
+
+def resharded(root, wanted, out, stage=None, engine=ONE):
+    """Reshard the pool in ``root`` for the uids ``wanted`` into ``out``: the shards, and the summary."""
+    pool = indexed(root, out.with_name(f"{out.name}-index"))
+    subset = subset_of(out.with_name(f"{out.name}-subset"), wanted)
+    out.mkdir(exist_ok=True)
+    summary = (stage or Copy(shard_size=4)).run(out, engine, pool=pool, subset=subset)
+    assert summary.counts.add_up
+    return Shards(out), summary
+
+
+def files_in(folder):
+    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+def read(tars):
+    """All samples of some tars as webdataset reads them, in order."""
+    import webdataset as wds
+
+    return [s for tar in tars for s in wds.WebDataset(str(tar), shardshuffle=False, empty_check=False)]
+
+
+def payload(found):
+    return {suffix: content for suffix, content in found.items() if not suffix.startswith("__")}
+
+
+def test_the_chosen_samples_arrive_byte_for_byte_and_in_order(root, uids, tmp_path):
+    wanted = [uids[i] for i in (0, 2, 3, 6, 8, 9, 11)]
+    shards, summary = resharded(root, wanted, tmp_path / "out")
+    before = {json.loads(s["json"])["uid"]: s for s in read(sorted((root / "shards").iterdir()))}
+    after = read(shards.tars)
+    assert [s["__key__"] for s in after] == [f"{uid}-0" for uid in wanted]
+    assert [payload(s) for s in after] == [payload(before[uid]) for uid in wanted]
+    assert shards.sizes == {"00000000.tar": 4, "00000001.tar": 3} and shards.samples == 7
+    assert (summary.counts.total, summary.counts.kept, summary.counts.dropped) == (12, 7, 5)
+
+
+def test_the_side_files_are_upstreams(root, uids, tmp_path):
+    shards, summary = resharded(root, uids[:5], tmp_path / "out")
+    assert sorted(files_in(shards.path)) == [
+        "00000000.tar", "00000000_stats.json", "00000001.tar", "00000001_stats.json",
+        "meta.json", "sample_ids.npy", "sizes.json",
+    ]  # fmt: skip
+    assert json.loads((shards.path / "00000001_stats.json").read_text()) == {"successes": 1}
+    meta = json.loads((shards.path / "meta.json").read_text())
+    assert (meta["processed_count"], meta["output_count"], meta["output_shard_count"]) == (12, 5, 2)
+    ids = np.load(shards.path / "sample_ids.npy", allow_pickle=False)
+    assert ids.dtype == np.dtype("u8,u8") and [format_uid(uid) for uid in ids] == uids[:5]
+    facts = {name: summary.facts[name] for name in ("wanted", "written", "shards", "duplicates", "damaged")}
+    assert facts == {"wanted": 5, "written": 5, "shards": 2, "duplicates": 0, "damaged": 0}
+    assert summary.facts["bytes"] == sum(tar.stat().st_size for tar in shards.tars)
+
+
+def test_repeats_are_numbered_and_may_span_shards(root, uids, tmp_path):
+    shards, summary = resharded(root, [uids[1]] * 6 + [uids[4], uids[9], uids[9]], tmp_path / "out")
+    keys = [f"{uids[1]}-{j}" for j in range(6)] + [f"{uids[4]}-0", f"{uids[9]}-0", f"{uids[9]}-1"]
+    found = read(shards.tars)
+    assert [s["__key__"] for s in found] == keys and list(shards.sizes.values()) == [4, 4, 1]
+    assert len({s["jpg"] for s in found[:6]}) == 1
+    assert (summary.counts.kept, summary.facts["written"], summary.facts["wanted_distinct"]) == (3, 9, 3)
+    ids = np.load(shards.path / "sample_ids.npy", allow_pickle=False)
+    assert [format_uid(uid) for uid in ids] == [key[:32] for key in keys]
+
+
+def test_workers_and_runs_do_not_change_a_byte(root, uids, tmp_path):
+    os.utime(root / "shards" / "00000000.tar", (1, 1))
+    one, _ = resharded(root, uids[::2] * 2, tmp_path / "one")
+    two, _ = resharded(root, uids[::2] * 2, tmp_path / "two", engine=Local(workers=2))
+    assert files_in(one.path) == files_in(two.path)
+    for info in tarfile.open(one.tars[0]):
+        assert (info.mtime, info.uid, info.gid, info.uname, info.mode) == (0, 0, 0, "", 0o644)
+
+
+def test_gaps_in_numbering_and_odd_names_lose_nothing(root, uids, tmp_path):
+    (root / "shards" / "00000001.tar").rename(root / "shards" / "part-7000.tar")
+    shards, _ = resharded(root, uids, tmp_path / "out")
+    assert shards.samples == 12
+
+
+def test_every_suffix_is_copied(tmp_path):
+    uid = hex_uids(1)[0]
+    members = {"jpg": b"a", "json": json.dumps({"uid": uid.upper()}).encode(), "seg.png": b"", "x" * 90: b"long"}
+    write_tar(tmp_path / "p" / "shards" / "0.tar", [("deep.dir/key", members)])
+    write_parquet(tmp_path / "p" / "metadata" / "0.parquet", [uid])
+    shards, _ = resharded(tmp_path / "p", [uid], tmp_path / "out")
+    (found,) = read(shards.tars)
+    assert found["__key__"] == f"{uid}-0" and payload(found) == members
+
+
+def test_an_image_that_is_not_chosen_is_not_read(root, uids, tmp_path, monkeypatch):
+    big = write_tar(root / "shards" / "00000002.tar", [sample(uid, bytes(10**6)) for uid in hex_uids(9, seed=5)])
+    got, pread = [], os.pread
+
+    def counting(file, size, offset):
+        got.append(len(content := pread(file, size, offset)))
+        return content
+
+    monkeypatch.setattr(os, "pread", counting)
+    resharded(root, uids[:1], tmp_path / "out")
+    assert sum(got) < big.stat().st_size / 20
+
+
+def test_a_truncated_tar_gives_what_is_before_the_damage(root, uids, tmp_path, caplog):
+    tar = root / "shards" / "00000000.tar"
+    with tarfile.open(tar) as opened:
+        place = opened.getmember("000000004.jpg").offset_data
+    tar.write_bytes(tar.read_bytes()[: place + 100])
+    shards, summary = resharded(root, uids, tmp_path / "out", Copy(max_missing=0.3))
+    assert [s["__key__"][:32] for s in read(shards.tars)] == uids[:4] + uids[7:]
+    counts = summary.counts
+    assert (counts.total, counts.kept, counts.missing, counts.corrupt) == (13, 9, 3, 1)
+    assert summary.facts["damaged"] == 1 and "cut off at byte" in summary.facts["damaged_tars"]["00000000.tar"]
+    assert "00000000.tar: cut off" in caplog.text
+    listed = pq.read_table(tmp_path / "out" / "missing.parquet")["uid"].to_pylist()
+    assert listed == sorted(uids[4:7])
+
+
+@pytest.mark.parametrize("damage", ["empty", "gone", "bad header", "no end marker"])
+def test_other_damage_is_reported(root, uids, tmp_path, damage):
+    tar = root / "shards" / "00000001.tar"
+    content = bytearray(tar.read_bytes())
+    pool = indexed(root, tmp_path / "index")
+    if damage == "gone":
+        tar.unlink()
+    elif damage == "empty":
+        tar.write_bytes(b"")
+    elif damage == "bad header":
+        content[100] ^= 0xFF
+        tar.write_bytes(content)
+    else:
+        tar.write_bytes(content.rstrip(b"\0")[:-1] + bytes(-len(content.rstrip(b"\0")[:-1]) % 512))
+    (tmp_path / "out").mkdir()
+    stage = Copy(max_missing=0.5)
+    summary = stage.run(tmp_path / "out", ONE, pool=pool, subset=subset_of(tmp_path / "subset", uids))
+    assert damage in summary.facts["damaged_tars"]["00000001.tar"] and summary.counts.corrupt == 1
+    assert summary.counts.missing == (0 if damage == "no end marker" else 5)
+
+
+def test_samples_whose_json_says_nothing_are_corrupt(root, uids, tmp_path):
+    bad = [{"json": b"{truncated"}, {"json": b"\xff"}, {"json": b"[1]"}, {"json": b"{}"}, {"jpg": b"alone"}]
+    bad += [{"json": b'{"uid": "xyz"}'}, {"json": b"[" * 100000}, {"json": b'{"uid": 12}'}]
+    write_tar(root / "shards" / "00000002.tar", [*bad, sample(hex_uids(1, seed=9)[0])])
+    _, summary = resharded(root, uids, tmp_path / "out")
+    counts = summary.counts
+    assert (counts.total, counts.kept, counts.dropped, counts.corrupt) == (21, 12, 1, 8)
+
+
+def test_too_much_missing_is_refused_with_both_remedies(root, uids, tmp_path):
+    wanted = uids + hex_uids(4, seed=66)
+    with pytest.raises(ValueError, match=r"4 of 16 wanted uids \(25.0%\) are in none of the 2 shards") as error:
+        resharded(root, wanted, tmp_path / "out")
+    assert "complete the pool" in str(error.value) and "reshard.max_missing=0.25" in str(error.value)
+    _, summary = resharded(root, wanted, tmp_path / "out", Copy(shard_size=4, max_missing=0.25))
+    assert (summary.counts.missing, summary.counts.total) == (4, 16)
+
+
+def test_a_subset_of_another_pool_and_an_empty_one_are_refused(root, tmp_path):
+    with pytest.raises(ValueError, match="nothing to copy: .*Do the subset and the shards belong to the same pool"):
+        resharded(root, hex_uids(3, seed=66), tmp_path / "out", Copy(max_missing=1.0))
+    with pytest.raises(ValueError, match="holds no uids, so there is nothing to copy"):
+        resharded(root, [], tmp_path / "out")
+
+
+def test_a_pool_without_shards_is_refused(tmp_path):
+    write_parquet(tmp_path / "p" / "metadata" / "0.parquet", hex_uids(3))
+    with pytest.raises(ValueError, match="has metadata but no shards, .*until=subset"):
+        resharded(tmp_path / "p", hex_uids(3), tmp_path / "out")
+
+
+@pytest.mark.parametrize("fields", [{"shard_size": 0}, {"max_missing": 1.5}, {"max_missing": -0.1}])
+def test_settings_out_of_range_are_refused(fields):
+    with pytest.raises(ValueError, match="wanted a shard_size of 1 or more and a max_missing from 0 to 1"):
+        Copy(**fields)
+
+
+def test_a_uid_that_two_samples_have_is_copied_twice_and_counted(root, uids, tmp_path):
+    write_tar(root / "shards" / "00000002.tar", [sample(uids[0], b"again")])
+    shards, summary = resharded(root, uids[:2], tmp_path / "out")
+    assert [s["__key__"] for s in read(shards.tars)] == [f"{uids[0]}-0", f"{uids[1]}-0", f"{uids[0]}-0"]
+    assert summary.facts["duplicates"] == 1 and summary.counts.kept == 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dying(Local):
+    """An engine whose process is killed after ``items`` items."""
+
+    items: int
+
+    def map(self, fn, items, what=""):
+        for i, item in enumerate(items):
+            if what == "write shards" and i == self.items:
+                os.kill(os.getpid(), signal.SIGKILL)
+            yield fn(item)
+
+
+def run_and_be_killed(root, wanted, out, shard_size="4"):
+    code = "import sys; from tests.test_reshard import *; r, o, s, *u = sys.argv[1:]; "
+    code += "resharded(Path(r), u, Path(o), Copy(shard_size=int(s)), Dying(workers=1, items=2))"
+    done = subprocess.run([sys.executable, "-c", code, root, out, shard_size, *wanted], check=False, cwd=Path.cwd())
+    assert done.returncode == -signal.SIGKILL
+    return {path.name: path.stat().st_ino for path in out.glob("*.tar")}
+
+
+def test_after_a_kill_finished_shards_are_kept_and_the_rest_is_the_same(root, uids, tmp_path):
+    left = run_and_be_killed(root, uids, tmp_path / "out")
+    assert sorted(left) == ["00000000.tar", "00000001.tar"]
+    (tmp_path / "out" / "00000002.tar.1.tmp").write_bytes(b"unfinished")
+    again, _ = resharded(root, uids, tmp_path / "out")
+    assert {name: (again.path / name).stat().st_ino for name in left} == left
+    (again.path / "00000002.tar.1.tmp").unlink()
+    assert files_in(again.path) == files_in(resharded(root, uids, tmp_path / "whole")[0].path)
+
+
+def test_what_another_plan_left_is_never_mixed_in(root, uids, tmp_path):
+    run_and_be_killed(root, uids, tmp_path / "out", shard_size="3")
+    again, _ = resharded(root, uids[3:], tmp_path / "out")
+    assert files_in(again.path) == files_in(resharded(root, uids[3:], tmp_path / "whole")[0].path)
+
+
+def test_a_large_list_is_sorted_before_it_is_searched(root, uids, tmp_path):
+    wanted = sorted([*uids, *hex_uids(1, seed=3)], reverse=True)
+    _, summary = resharded(root, wanted, tmp_path / "out")
+    assert summary.counts.kept == 12 and len(parse_uids(wanted)) == 13

@@ -109,7 +109,7 @@ start() { # NAME COMMAND...: unless it is alive; without our lock, our terminal 
     ! pid_of "$name" >/dev/null || return 0
     # A daemon's command returns before its pid file is there, without which a `down` that follows would miss it.
     if ! "$@" </dev/null >"$dir/$name.out" 2>&1 9>&- || ! within 10 pid_of "$name" >/dev/null; then
-        die "$name did not start, see $dir/$name.*: $(cat "$dir/$name".{out,log} 2>/dev/null | grep -iE 'error|fatal' | tail -n 1)"
+        die "$name did not start, see $dir/$name.*: $(cat "$dir/$name".{log,out} 2>/dev/null | grep -iE 'error|fatal' | tail -n 1)"
     fi
 }
 

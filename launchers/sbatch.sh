@@ -1,7 +1,7 @@
 #!/bin/bash
 # One run as one SLURM job. Options of sbatch before the script, words of dcexp after it:
 #   sbatch launchers/sbatch.sh filter=clip_score scale=medium
-#   sbatch --partition=gpu --gpus-per-node=8 --cpus-per-task=64 launchers/sbatch.sh scale=large engine=slurm
+#   sbatch --partition=gpu --gpus-per-node=8 --cpus-per-task=64 launchers/sbatch.sh scale=large engine.devices=8
 # Submit from the repository's root with the environment active: a job starts in the same folder and the same environment.
 #SBATCH --job-name=dcexp
 #SBATCH --nodes=1

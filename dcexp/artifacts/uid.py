@@ -68,12 +68,16 @@ def format_uid(uid: Any) -> str:
 
 def sort_uids(uids: Uids) -> Uids:
     """Uids in lexicographic order; equal uids end up side by side."""
-    order = np.argsort(uids["f0"])
+    # Numbers sort three times as fast as an order of numbers, so the leading bits of a uid and its row are sorted
+    # as one number. Real uids are hashes: few share their leading bits, and only those are sorted again.
+    bits = len(uids).bit_length()
+    keys = (uids["f0"] >> bits << bits) | np.arange(len(uids), dtype=np.uint64)
+    keys.sort()
     rows = np.ascontiguousarray(uids).view(np.uint64).reshape(-1, 2)
-    rows = rows.take(order, axis=0)
-    high = rows[:, 0]
-    equal = high[1:] == high[:-1]
-    if equal.any():  # real uids are hashes, so few share their first half: sort only those again
+    rows = rows.take((keys & ((1 << bits) - 1)).view(np.int64), axis=0)
+    keys >>= bits
+    equal = keys[1:] == keys[:-1]
+    if equal.any():
         tied = np.append(equal, False) | np.insert(equal, 0, False)
         group = rows[tied]
         rows[tied] = group[np.lexsort((group[:, 1], group[:, 0]))]

@@ -63,15 +63,21 @@ def _opened(tar: Path) -> Iterator[tarfile.TarFile]:
 
 def _samples(archive: tarfile.TarFile, tar: Path) -> Iterator[tuple[str, Members]]:
     """The members of each sample by extension: as in webdataset, neighbours whose names agree up to the first dot."""
-    last = None
-    for key, members in groupby((m for m in archive if m.isfile()), key=lambda m: _split(m.name)[0]):
+    for key, members in groupby(_files(archive, tar), key=lambda member: _split(member.name)[0]):
         sample: Members = {}
-        for last in members:
-            extension = _split(last.name)[1]
+        for member in members:
+            extension = _split(member.name)[1]
             if extension in sample:
-                raise ValueError(f"{tar}: {last.name} occurs twice")
-            sample[extension] = last
+                raise ValueError(f"{tar}: {member.name} occurs twice")
+            sample[extension] = member
         yield key, sample
+
+
+def _files(archive: tarfile.TarFile, tar: Path) -> Iterator[tarfile.TarInfo]:
+    last = None
+    for last in archive:
+        if last.isfile():
+            yield last
     _assert_ended(tar, last)
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from dcexp.artifacts.evalset import EvalSet
+from dcexp.artifacts.result import Result
 from dcexp.engines.local import Local
 from dcexp.stage import Step
 from dcexp.store import Store
@@ -21,7 +22,7 @@ def trained(tmp_path_factory):
     return checkpoint(tmp_path_factory.mktemp("trained") / "checkpoint")
 
 
-def task_on(root, size, classes=len(CLASSES), **fields):
+def task_on(root, size, classes=7, **fields):
     data = LocalEvalSet(root=str(root.parent), folder=root.name)
     return ZeroShot(key="vtab/zoo", name="The zoo", size=size, classes=classes, data=data, **fields)
 
@@ -86,9 +87,9 @@ def reference(trained, shards, classes):
 def test_results_equal_a_slow_reference(classes, trained, tmp_path):
     from sklearn.metrics import accuracy_score, balanced_accuracy_score, top_k_accuracy_score
 
-    shards = [samples(61, classes, seed=1), samples(30, classes, seed=2)]
+    shards = [samples(31, classes, seed=1), samples(20, classes, seed=2)]
     root = write_set(tmp_path / "wds_zoo_test", shards, CLASSES[:classes])
-    summary, line = evaluate(root, 91, trained, tmp_path, classes=classes, metric="mean_per_class_recall")
+    summary, line = evaluate(root, 51, trained, tmp_path, classes=classes, metric="mean_per_class_recall")
     logits, labels = reference(trained, shards, CLASSES[:classes])
     predicted = logits.argmax(1)
     assert len(set(predicted)) >= 3, "the reference says nothing if all its answers are alike"
@@ -106,7 +107,7 @@ def test_results_equal_a_slow_reference(classes, trained, tmp_path):
             "main_metric": recall,
         },
     }
-    assert (summary.counts.total, summary.counts.kept) == (91, 91)
+    assert (summary.counts.total, summary.counts.kept) == (51, 51)
 
 
 def test_pixels_and_columns_equal_the_reference(trained, tmp_path):
@@ -135,7 +136,7 @@ def test_pixels_and_columns_equal_the_reference(trained, tmp_path):
 
 
 def test_more_images_than_one_batch_and_than_are_read_ahead_come_in_order(trained, tmp_path, monkeypatch):
-    import dcexp.tasks.classifier as classifier
+    from dcexp.tasks import classifier
 
     root = write_set(tmp_path / "wds_zoo_test", [samples(40), samples(21, seed=5)])
     _, whole = evaluate(root, 61, trained, tmp_path)
@@ -189,7 +190,7 @@ def test_an_unreadable_image_stops_the_task_and_no_result_is_written(trained, tm
 @pytest.mark.parametrize("template", ["a {}", "a {d}", "a {c", "a {0}"])
 def test_a_template_without_the_class_name_is_refused(template, trained, tmp_path):
     root = write_set(tmp_path / "wds_zoo_test", [samples(2)], templates=[template])
-    with pytest.raises(ValueError, match="wanted {c} where the class name goes"):
+    with pytest.raises(ValueError, match="wanted .c. where the class name goes"):
         evaluate(root, 2, trained, tmp_path)
 
 
@@ -204,6 +205,7 @@ def test_in_a_store_a_task_is_made_once_and_a_changed_set_is_noticed(tmp_path):
     scale = {"name": "tiny", "recipe": {"model": MODEL}}
     first, second = (Step(Untrained(), {"scale": scale, "seed": seed}) for seed in (0, 1))
     made = store.build(task.step(first), ENGINE)
+    assert isinstance(made, Result)
     assert made.path.parent.name == "result" and made.path.name.startswith("vtab_zoo-")
     assert made.summary["counts"]["kept"] == 12 and made.summary["random"] == 0.1
     assert made.summary["main_metric"] == made.line["metrics"]["acc1"]
@@ -214,7 +216,8 @@ def test_in_a_store_a_task_is_made_once_and_a_changed_set_is_noticed(tmp_path):
     (root / "classnames.txt").write_text("\n".join(reversed(CLASSES)))
     with pytest.raises(ValueError, match=r"classnames\.txt changed since .* rebuild=evalset"):
         store.build(task.step(second), ENGINE)
-    again = store.build(task.step(first), ENGINE, rebuild=frozenset({"evalset"}))
+    later = Store(root=store.root)
+    again = later.build(task.step(first), ENGINE, rebuild=frozenset({"evalset"}))
     assert again.manifest["created"] != made.manifest["created"], "a result of the old class names was kept"
 
 

@@ -65,9 +65,9 @@ class Board:
         from rich.table import Table
         from rich.text import Text
 
-        table = Table(title=self.title, title_justify="left")
+        table = Table(title=Text(self.title), title_justify="left")
         for name in self.header:
-            table.add_column(name, justify="left" if name == "filter" else "right")
+            table.add_column(Text(name), justify="left" if name == "filter" else "right")
         for rank, row in enumerate(self.rows, start=1):
             table.add_row(str(rank), *map(Text, row.cells()))
         return table
@@ -136,7 +136,7 @@ def _columns(names: Mapping[str, str]) -> dict[str, tuple[str, ...]]:
 
 def _row(seeds: list[Run], columns: Mapping[str, tuple[str, ...]], root: Path) -> Row:
     checkpoint = _checkpoint(seeds[0])
-    sizes = {samples_kept(root, _selection(_checkpoint(run))) for run in seeds}
+    sizes = {_samples(root, _checkpoint(run)) for run in seeds}
     means = [[fmean(run[key].score for key in keys) for run in seeds] for keys in columns.values()]
     return Row(
         filter=label(_selection(checkpoint)),
@@ -160,6 +160,12 @@ def _told_apart(rows: list[tuple[Node, Row]]) -> list[Row]:
 def _selection(checkpoint: Node) -> Node:
     """The step that chose the samples."""
     return nearest(checkpoint, "subset") or ancestor(checkpoint, "shards")
+
+
+def _samples(root: Path, checkpoint: Node) -> int | None:
+    steps = (nearest(checkpoint, kind) for kind in ("subset", "shards"))
+    sizes = (samples_kept(root, step) for step in steps if step)
+    return next((size for size in sizes if size is not None), None)
 
 
 def _checkpoint(run: Run) -> Node:

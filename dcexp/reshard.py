@@ -8,6 +8,7 @@ second pass writes each shard by itself. What is written therefore does not depe
 import hashlib
 import json
 import logging
+import math
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -153,9 +154,11 @@ def _report_missing(out: Path, tallies: Tallies, pool: Pool, tolerated: float) -
     if not tallies.kept:
         raise ValueError(f"nothing to copy: {what}. Do the subset and the shards belong to the same pool?")
     if share > tolerated:
+        enough = math.ceil(share * 100) / 100
         raise ValueError(
-            f"{what}; all are in {out / MISSING}. That is more than reshard.max_missing={tolerated}: complete the pool "
-            f"(download it again over what is there), or train on what there is: reshard.max_missing={min(1, -(-share * 100 // 1) / 100):g}"
+            f"{what}; all are in {out / MISSING}. That is more than reshard.max_missing={tolerated}: complete the "
+            "pool (download it again over what is there), or train on what there is: "
+            f"reshard.max_missing={enough:g}"
         )
     log.warning("%s; all are in %s", what, MISSING)
     return len(missing)

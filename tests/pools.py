@@ -18,7 +18,6 @@ from dcexp.sources.commonpool import CommonPool
 ONE = Local(workers=1)
 
 
-
 def hex_uids(count, seed=0):
     """Random uids as 32 hexadecimal digits."""
     return [np.random.default_rng((seed, i)).bytes(16).hex() for i in range(count)]

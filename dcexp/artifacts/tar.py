@@ -9,14 +9,14 @@ import tarfile
 import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 BLOCK = tarfile.BLOCKSIZE
 _REGULAR, _EXTENDED, _EMPTY_KINDS = b"0\x007", b"LKxXg", b"123456"
 _WINDOW = 8192  # read at once: usually the small members behind an image and the next header
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Member:
+class Member(NamedTuple):
     """One regular file in an archive: its bytes are ``[offset, offset + size)`` of the archive."""
 
     name: str
@@ -70,7 +70,7 @@ class TarReader:
         offset, path, long_size = 0, "", -1
         while header := self._header(offset):
             kind = header[156:157]
-            size = 0 if kind in _EMPTY_KINDS else _number(header[124:136])
+            size = 0 if kind in _EMPTY_KINDS else _size(header, offset)
             if kind in _REGULAR and long_size >= 0:
                 size = long_size
             data = offset + BLOCK
@@ -102,7 +102,7 @@ class TarReader:
 
 def _is_sound(header: bytes) -> bool:
     try:
-        checksum, _ = _number(header[148:156]), _number(header[124:136])
+        checksum = _number(header[148:156])
     except ValueError:
         return False
     # The sum of all bytes, those of the checksum read as blanks. adler32 holds it (modulo 65521) in its low half.
@@ -110,11 +110,18 @@ def _is_sound(header: bytes) -> bool:
     return (total + 1) % 65521 == zlib.adler32(header) & 0xFFFF
 
 
+def _size(header: bytes, offset: int) -> int:
+    try:
+        return _number(header[124:136])
+    except ValueError:
+        raise _DamagedError(f"bad header at byte {offset:,}") from None
+
+
 def _number(digits: bytes) -> int:
     """A size or checksum: octal digits, or binary where octal was too short. Raises ValueError."""
-    if digits[:1] == b"\x80":
+    if digits[0] == 0x80:
         return int.from_bytes(digits[1:], "big")
-    number = int(digits.partition(b"\0")[0].strip() or b"0", 8)
+    number = int(digits.rstrip(b" \0") or b"0", 8)
     if number < 0:
         raise ValueError(f"negative size {number}")
     return number
@@ -131,8 +138,10 @@ def _extension(kind: bytes, data: bytes, path: str, size: int) -> tuple[str, int
     """The path and size that an extended header gives the next member; as before where it says nothing."""
     if kind == b"L":
         return data.rstrip(b"\0").decode("utf-8", "surrogateescape"), size
+    if kind not in b"xX" or (b" path=" not in data and b" size=" not in data):
+        return path, size  # by far the most say only a time
     try:
-        while kind in b"xX" and data.strip(b"\0"):
+        while data.strip(b"\0"):
             length = int(data[: data.index(b" ")])
             keyword, _, value = data[len(str(length)) + 1 : length - 1].partition(b"=")
             if keyword == b"path":

@@ -10,6 +10,7 @@ import random
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from random import Random
 from typing import Any
 
@@ -23,6 +24,7 @@ from dcexp.training.samples import IMAGES, SHARD, TEXT, Losses, NoSamples, RawSa
 
 SHUFFLE_BUFFER = 5000
 SHUFFLE_START = 1000
+CAPTIONS = 10_000  # remembered with their token ids: where samples come again, so do captions
 HOPELESS = 2 * SHUFFLE_BUFFER  # this many undecodable samples in a row are no accident
 
 
@@ -51,9 +53,7 @@ class Interval(IterableDataset[Batch | NoSamples]):
 
     def loader(self, pin_memory: bool) -> "DataLoader[Batch | NoSamples]":
         """The batches in the order worker 0, 1, …, 0, 1, …"""
-        return DataLoader(
-            self, batch_size=None, collate_fn=_as_it_is, num_workers=self.workers, pin_memory=pin_memory
-        )
+        return DataLoader(self, batch_size=None, collate_fn=_as_it_is, num_workers=self.workers, pin_memory=pin_memory)
 
     def __iter__(self) -> Iterator[Batch | NoSamples]:
         info = get_worker_info()
@@ -73,10 +73,11 @@ class Interval(IterableDataset[Batch | NoSamples]):
         torch.manual_seed(seed)
         random.seed(seed)
         raw = raw_samples(self.shards, Random(seed), losses)
+        token_ids = lru_cache(CAPTIONS)(self._token_ids)
         failed = 0
         for sample in shuffle(SHUFFLE_BUFFER, initial=SHUFFLE_START, rng=Random(f"shuffle {seed}"))(raw):
             try:
-                pair = self._pair(sample)
+                pair = self._image(sample), token_ids(_caption(sample))
             except Exception as error:
                 losses.add(sample[SHARD], 1, f"{type(error).__name__}: {error}")
                 failed += 1
@@ -86,17 +87,28 @@ class Interval(IterableDataset[Batch | NoSamples]):
                 failed = 0
                 yield pair
 
-    def _pair(self, sample: RawSample) -> tuple[Tensor, Tensor]:
+    def _image(self, sample: RawSample) -> Tensor:
         from PIL import Image
 
-        image = next((sample[suffix] for suffix in IMAGES if suffix in sample), None)
-        if image is None or TEXT not in sample:
-            raise ValueError(f"a sample without {'an image' if image is None else 'a caption'}")
-        text = sample[TEXT].decode("utf-8")
-        with Image.open(io.BytesIO(image)) as opened:
-            rgb = opened.convert("RGB")
-        return self.transform(rgb), self.tokenize(text)[0]
+        content = next((sample[suffix] for suffix in IMAGES if suffix in sample), None)
+        if content is None:
+            raise ValueError("a sample has no image")
+        with Image.open(io.BytesIO(content)) as image:
+            rgb = image.convert("RGB")
+        transformed: Tensor = self.transform(rgb)
+        return transformed
+
+    def _token_ids(self, caption: str) -> Tensor:
+        ids: Tensor = self.tokenize(caption)[0]
+        return ids
 
 
-def _as_it_is(batch: Batch) -> Batch:
+def _caption(sample: RawSample) -> str:
+    if TEXT not in sample:
+        raise ValueError("a sample has no caption")
+    caption: str = sample[TEXT].decode("utf-8")
+    return caption
+
+
+def _as_it_is(batch: Any) -> Any:
     return batch

@@ -67,7 +67,7 @@ def fit(job: Job) -> None:
         cut(job.out / METRICS, before.step if before else 0)
     module, transform = _module(job, rank, ranks, before)
     batches = Intervals(job, module, transform, rank=rank, micro_batch=job.batch_size(ranks))
-    with _quiet_lightning(), StepProgress(job.scale.steps, module.step, shown=rank == 0) as progress:
+    with quiet_lightning(), StepProgress(job.scale.steps, module.step, shown=rank == 0) as progress:
         curve = Curve(
             job.out / METRICS,
             ends=job.ends,
@@ -87,9 +87,7 @@ def _module(job: Job, rank: int, ranks: int, before: Snapshot | None) -> tuple[C
     if before:
         clip.load_state_dict(before.content["state_dict"])
     clip.set_grad_checkpointing()
-    loss = open_clip.ClipLoss(
-        local_loss=True, gather_with_grad=True, cache_labels=True, rank=rank, world_size=ranks
-    )
+    loss = open_clip.ClipLoss(local_loss=True, gather_with_grad=True, cache_labels=True, rank=rank, world_size=ranks)
     scaler = grad_scaler(job.precision, "cuda" if torch.cuda.is_available() else "cpu")
     if before and "scaler" in before.content:
         scaler.load_state_dict(before.content["scaler"])
@@ -160,12 +158,13 @@ def trainer(ranks: int, epochs: int, callbacks: list[Callback]) -> Trainer:
 
 
 @contextmanager
-def _quiet_lightning() -> Iterator[None]:
+def quiet_lightning() -> Iterator[None]:
     """Lightning's remarks on hardware, on loader workers and on missing loggers say nothing to our users."""
     loggers = [logging.getLogger(name) for name in ("pytorch_lightning", "lightning_fabric")]
     levels = [logger.level for logger in loggers]
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module=r"(pytorch_lightning|lightning_fabric)\.")
+        warnings.filterwarnings("ignore", message="This DataLoader will create")
         for logger in loggers:
             logger.setLevel(logging.ERROR)
         try:

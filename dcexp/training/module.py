@@ -61,7 +61,7 @@ class ClipTraining(LightningModule):
             optimizer.load_state_dict(self._optimizer_state)
         return optimizer
 
-    def training_step(self, batch: Batch, _: int) -> StepResult | None:  # type: ignore[override]
+    def training_step(self, batch: Batch, _: int) -> StepResult | None:
         """Collect a micro-batch; with the last of a step, take the step and say what came of it."""
         self._pairs.append((batch.images.to(self.input_dtype), batch.texts))
         if len(self._pairs) < self.accumulate:
@@ -76,7 +76,7 @@ class ClipTraining(LightningModule):
         self.scaler.step(optimizer)
         self.scaler.update()
         with torch.no_grad():
-            self.clip.logit_scale.clamp_(0, MAX_LOGIT_SCALE)  # type: ignore[operator, union-attr]
+            self.clip.logit_scale.clamp_(0, MAX_LOGIT_SCALE)  # type: ignore[operator]
         self._pairs.clear()
         self.step += 1
         return {"loss": loss, "scale": scale, "lr": lr}
@@ -87,16 +87,21 @@ class ClipTraining(LightningModule):
         for index, (images, texts) in enumerate(self._pairs):
             with autocast(self.precision, self.device.type):
                 fresh = self.clip(images, texts)
-                features = {
-                    name: torch.cat([*(c[name] for c in cached[:index]), fresh[name], *(c[name] for c in cached[index + 1 :])])
-                    if cached
-                    else fresh[name]
-                    for name in ("image_features", "text_features")
-                }
-                loss = self.contrast(**features, logit_scale=fresh["logit_scale"])
+                loss = self.contrast(
+                    image_features=_joined("image_features", cached, index, fresh),
+                    text_features=_joined("text_features", cached, index, fresh),
+                    logit_scale=fresh["logit_scale"],
+                )
             self.manual_backward(self.scaler.scale(loss))
         return loss.detach(), fresh["logit_scale"].detach()
 
     def _features_without_gradient(self) -> list[dict[str, Tensor]]:
         with torch.no_grad(), autocast(self.precision, self.device.type):
             return [self.clip(images, texts) for images, texts in self._pairs]
+
+
+def _joined(name: str, cached: list[dict[str, Tensor]], index: int, fresh: dict[str, Tensor]) -> Tensor:
+    """The features [batch, dim] of all micro-batches, those of number ``index`` with their gradient."""
+    if not cached:
+        return fresh[name]
+    return torch.cat([fresh[name] if i == index else features[name] for i, features in enumerate(cached)])

@@ -1,12 +1,13 @@
-"""Raw samples out of webdataset tars, shard after shard without end, with count and reason of what was unreadable."""
+"""Raw samples out of the tars, shard after shard without end, with count and reason of what was unreadable."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
 from typing import Any
 
-from webdataset.tariterators import base_plus_ext, tar_file_expander
+from dcexp.artifacts.samples import samples_of
+from dcexp.artifacts.tar import TarReader
 
 IMAGES = ("jpg", "png", "jpeg", "webp")  # in the order of preference of open_clip
 TEXT = "txt"
@@ -59,39 +60,13 @@ def raw_samples(shards: Mapping[str, int], rng: Random, losses: Losses) -> Itera
 
 
 def _shard_samples(path: str, losses: Losses) -> Iterator[RawSample]:
-    def note(error: Exception) -> bool:
-        losses.add(path, 0, f"{type(error).__name__}: {error.args[0] if error.args else ''}")
-        return True
-
     try:
-        with Path(path).open("rb") as stream:
-            source = [{"url": path, "stream": stream}]
-            files = tar_file_expander(source, handler=note, select_files=_wanted)
-            yield from grouped(files, path)
+        with TarReader(Path(path)) as reader:
+            listing = reader.members()
+            if listing.damage:
+                losses.add(path, 0, listing.damage)
+            for sample in samples_of(listing.members):
+                wanted = {suffix: m for suffix, m in sample.members.items() if suffix == TEXT or suffix in IMAGES}
+                yield {SHARD: path} | {suffix: reader.read(m.offset, m.size) for suffix, m in wanted.items()}
     except OSError as error:
-        note(error)
-
-
-def _wanted(name: str) -> bool:
-    suffix = name.rpartition("/")[2].partition(".")[2].lower()
-    return suffix == TEXT or suffix in IMAGES
-
-
-def grouped(files: Iterable[Mapping[str, Any]], shard: str) -> Iterator[RawSample]:
-    """Consecutive tar members as samples: a new one starts where the key changes or a suffix comes again.
-
-    Source: open_clip's grouping, which unlike webdataset's keeps a sample that directly follows its own copy.
-    """
-    current_key, current = "", {SHARD: shard}
-    for file in files:
-        if "fname" not in file:  # webdataset's mark of the end of a tar
-            continue
-        key, suffix = base_plus_ext(file["fname"])
-        suffix = suffix.lower()
-        if key != current_key or suffix in current:
-            if len(current) > 1:
-                yield current
-            current_key, current = key, {SHARD: shard}
-        current[suffix] = file["data"]
-    if len(current) > 1:
-        yield current
+        losses.add(path, 0, error)

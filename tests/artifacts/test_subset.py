@@ -41,5 +41,5 @@ def test_pickles_and_other_files_are_refused(tmp_path):
     (tmp_path / "b.npy").write_bytes(b"nonsense")
     (tmp_path / "c.npy").touch()
     for name in "abc":
-        with pytest.raises(ValueError, match="not a readable .npy file"):
+        with pytest.raises(ValueError, match=r"not a readable .npy file"):
             read_subset(tmp_path / f"{name}.npy")

@@ -29,7 +29,9 @@ def test_text_and_back(pairs):
     assert as_pairs(parse_uids([t.upper() for t in text])) == pairs
 
 
-@pytest.mark.parametrize("kind", [pa.string(), pa.large_string(), pa.string_view(), pa.dictionary(pa.int32(), pa.string())])
+@pytest.mark.parametrize(
+    "kind", [pa.string(), pa.large_string(), pa.string_view(), pa.dictionary(pa.int32(), pa.string())]
+)
 def test_every_text_column_of_arrow(kind):
     text = [f"{i:032x}" for i in range(9)]
     chunks = pa.chunked_array([pa.array(text[:4], kind), pa.array(text[2:], kind)[2:], pa.array([], kind)])

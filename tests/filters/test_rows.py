@@ -78,10 +78,10 @@ def test_workers_do_not_change_the_file(pool, tmp_path):
     assert (one.path / SUBSET).read_bytes() == (tmp_path / "two" / SUBSET).read_bytes()
 
 
-def test_everything_can_be_kept(pool, tmp_path):
-    for i, ties in enumerate(("include", "exact")):
-        _, summary = selected(ClipScoreFraction(fraction=1.0, ties=ties), pool, tmp_path / str(i))
-        assert summary.counts.kept == 66
+@pytest.mark.parametrize("ties", ["include", "exact"])
+def test_everything_can_be_kept(pool, tmp_path, ties):
+    _, summary = selected(ClipScoreFraction(fraction=1.0, ties=ties), pool, tmp_path / "out")
+    assert summary.counts.kept == 66
 
 
 @settings(max_examples=150, deadline=None)
@@ -118,7 +118,9 @@ def test_ties_are_all_kept_or_taken_in_the_order_of_the_pool(tied, tmp_path):
 
 def test_missing_scores_never_pass_and_are_counted(tied, tmp_path):
     pool, _ = tied
-    for number, stage in enumerate((Threshold(column="score", threshold=-9.0), TopFraction(column="score", fraction=1))):
+    for number, stage in enumerate(
+        (Threshold(column="score", threshold=-9.0), TopFraction(column="score", fraction=1))
+    ):
         _, summary = selected(stage, pool, tmp_path / str(number))
         assert (summary.counts.kept, summary.counts.dropped, summary.counts.missing) == (8, 0, 2)
 
@@ -132,7 +134,7 @@ def test_fractions_out_of_range_are_refused(fraction):
 def test_a_column_the_pool_lacks_is_named_with_those_it_has(tmp_path):
     write_parquet(tmp_path / "p" / "metadata" / "0.parquet", hex_uids(2), clip_l14_similarity_score=None)
     pool = indexed(tmp_path / "p", tmp_path / "index")
-    for stage in (ClipScoreFraction(), ClipScoreThreshold(threshold=0.3)):
+    for stage in (ClipScoreFraction(), ClipScoreThreshold(threshold=0.3, arch="l14")):
         with pytest.raises(ValueError, match=r"needs the column 'clip_l14_similarity_score'.*they all have: uid, text"):
             selected(stage, pool, tmp_path / "out")
     with pytest.raises(ValueError, match="column 'text' holds string, not numbers"):
@@ -140,8 +142,8 @@ def test_a_column_the_pool_lacks_is_named_with_those_it_has(tmp_path):
 
 
 def test_a_subset_of_nothing_is_refused(pool, tmp_path):
-    with pytest.raises(ValueError, match=r"threshold_9.0 kept 0 of 66 samples; loosen"):
-        selected(ClipScoreThreshold(threshold=9.0), pool, tmp_path / "out")
+    with pytest.raises(ValueError, match=r"threshold_9.0-arch_l14 kept 0 of 66 samples; loosen"):
+        selected(ClipScoreThreshold(threshold=9.0, arch="l14"), pool, tmp_path / "out")
 
 
 def test_metadata_that_changed_after_indexing_are_noticed(pool, tmp_path):

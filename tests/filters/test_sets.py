@@ -5,8 +5,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from dcexp.artifacts.subset import Subset
 from dcexp.artifacts.uid import format_uid, parse_uids
 from dcexp.filters.algebra import Intersection, Union
+from dcexp.filters.base import Filter
 from dcexp.filters.clip_score import ClipScoreFraction
 from dcexp.filters.none import NoFilter
 from dcexp.filters.random import RandomFraction, hashed
@@ -47,7 +49,10 @@ def test_a_random_subset_depends_on_seed_and_uids_alone(pool, uids, tmp_path):
 
 
 def test_random_numbers_are_uniform_for_any_uids():
-    for uids in (parse_uids([f"{i:032x}" for i in range(20000)]), parse_uids([f"{i:016x}" + "0" * 16 for i in range(20000)])):
+    for uids in (
+        parse_uids([f"{i:032x}" for i in range(20000)]),
+        parse_uids([f"{i:016x}" + "0" * 16 for i in range(20000)]),
+    ):
         share = np.histogram(hashed(uids, 0).astype(float) / 2**64, bins=10, range=(0, 1))[0] / 20000
         assert np.abs(share - 0.1).max() < 0.01
         assert np.abs(np.corrcoef(hashed(uids, 0).astype(float), hashed(uids, 1).astype(float))[0, 1]) < 0.03
@@ -61,7 +66,7 @@ def test_a_uid_in_two_rows_can_be_drawn_at_the_edge(tmp_path):
 
 
 def test_a_random_subset_of_nothing_is_refused(pool, tmp_path):
-    with pytest.raises(ValueError, match="keeps 0 of 100 samples; raise filter.fraction"):
+    with pytest.raises(ValueError, match=r"keeps 0 of 100 samples; raise filter.fraction"):
         selected(RandomFraction(fraction=0.001), pool, tmp_path / "out")
     with pytest.raises(ValueError, match="at most 1"):
         RandomFraction(fraction=30)
@@ -130,7 +135,7 @@ def test_an_unsorted_list_of_upstreams_is_refused(pool, uids, tmp_path):
 
 def test_a_parquet_without_uids_is_refused(pool, tmp_path):
     pq.write_table(pa.table({"id": ["a"]}), tmp_path / "a.parquet")
-    with pytest.raises(ValueError, match="a.parquet: no column 'uid'; it has: id"):
+    with pytest.raises(ValueError, match=r"a.parquet: no column 'uid'; it has: id"):
         selected(UidList(path=str(tmp_path / "a.parquet")), pool, tmp_path / "out")
 
 
@@ -155,6 +160,7 @@ def built(pool, uids, tmp_path):
 
     def build(stage):
         subset = store.build(stage.step(source), ONE)
+        assert isinstance(subset, Subset)
         return [format_uid(uid) for uid in subset.uids()], subset.summary
 
     return build
@@ -186,11 +192,17 @@ def test_names_and_order_of_parts_do_not_matter(tmp_path):
 
 
 def test_one_part_is_refused_and_so_is_nothing_in_common(built, uids, tmp_path):
-    for of in ({}, {"a": CLIP}):
-        with pytest.raises(ValueError, match=r"Intersection needs two filters or more.*\+filter@filter.of.a=clip_score"):
+    none: dict[str, Filter] = {}
+    one: dict[str, Filter] = {"a": CLIP}
+    for of in (none, one):
+        with pytest.raises(
+            ValueError, match=r"Intersection needs two filters or more.*\+filter@filter.of.a=clip_score"
+        ):
             Intersection(of=of)
     as_text(tmp_path / "a.txt", uids[:1])
     as_text(tmp_path / "b.txt", uids[1:2])
-    apart = {name: UidList(path=str(tmp_path / f"{name}.txt")) for name in "ab"}
-    with pytest.raises(ValueError, match=r"Intersection kept 0 of 100 samples: .* keeps 1, .* keeps 1, and none is in all"):
+    apart: dict[str, Filter] = {name: UidList(path=str(tmp_path / f"{name}.txt")) for name in "ab"}
+    with pytest.raises(
+        ValueError, match=r"Intersection kept 0 of 100 samples: .* keeps 1, .* keeps 1, and none is in all"
+    ):
         built(Intersection(of=apart))

@@ -62,7 +62,9 @@ def test_stray_files_are_ignored_and_counted(root, tmp_path):
 
 
 def no_uid(folder):
-    write_parquet(folder / "0002.parquet", ["a"], uid=None, clip_l14_similarity_score=None, clip_b32_similarity_score=None)
+    write_parquet(
+        folder / "0002.parquet", ["a"], uid=None, clip_l14_similarity_score=None, clip_b32_similarity_score=None
+    )
 
 
 def short_uid(folder):

@@ -39,7 +39,12 @@ def indexed(root, out, engine=ONE):
 def test_metadata_are_made_from_the_tars(root, tmp_path):
     pool, summary = indexed(root, tmp_path / "out")
     table = pool.parts[0].table(["uid", "text", "original_width", "original_height"]).to_pylist()
-    assert table[0] == {"uid": UIDS[0], "text": f"a picture of {UIDS[0][:6]}", "original_width": 300, "original_height": 200}
+    assert table[0] == {
+        "uid": UIDS[0],
+        "text": f"a picture of {UIDS[0][:6]}",
+        "original_width": 300,
+        "original_height": 200,
+    }
     assert [row["text"] for row in table[1:]] == ["dé", "from the json"]
     assert (table[2]["original_width"], table[2]["original_height"]) == (9, None)
     assert summary.counts.kept == 4 and summary.counts.corrupt == 2 and summary.counts.add_up

@@ -190,7 +190,7 @@ def test_an_unreadable_image_stops_the_task_and_no_result_is_written(trained, tm
 @pytest.mark.parametrize("template", ["a {}", "a {d}", "a {c", "a {0}"])
 def test_a_template_without_the_class_name_is_refused(template, trained, tmp_path):
     root = write_set(tmp_path / "wds_zoo_test", [samples(2)], templates=[template])
-    with pytest.raises(ValueError, match="wanted .c. where the class name goes"):
+    with pytest.raises(ValueError, match=r"wanted .c. where the class name goes"):
         evaluate(root, 2, trained, tmp_path)
 
 

@@ -1,0 +1,273 @@
+"""The leaderboard over stores of plain JSON files: what is compared, what is averaged, what is left out."""
+
+import csv
+import hashlib
+import io
+import json
+import statistics
+
+import pytest
+from rich.console import Console
+
+from dcexp.leaderboard import boards
+from dcexp.scale import PUBLISHED
+from dcexp.tasks.datacomp import GROUPS, SCORED
+
+
+def node(kind, name, key, fields=None, values=None, **inputs):
+    stage = {"name": f"{kind}/{name.title().replace('_', '')}", "version": 1, "fields": fields or {}}
+    label = "-".join([name, *(f"{k}_{v}" for k, v in (fields or {}).items())])
+    return {
+        "kind": kind,
+        "key": key,
+        "name": f"{label}-{key}",
+        "stage": stage,
+        "values": values or {},
+        "inputs": inputs,
+    }
+
+
+def run(filter="none", fields=None, seed=0, scale="tiny", pool="p001", train=None, filter_node=None):
+    """The lineage of a checkpoint. Keys differ with everything, as in a real store."""
+    key = hashlib.sha256(f"{filter}{fields}{seed}{scale}{pool}{train}".encode()).hexdigest()[:9]
+    source = node("pool", "digits", pool)
+    subset = filter_node or node("subset", filter, f"s{key}", fields, pool=source)
+    shards = node("shards", "copy", f"h{key}", pool=source, subset=subset)
+    values = {"scale": {"name": scale, **PUBLISHED[scale]}, "seed": seed}
+    return node("checkpoint", "train", f"c{key}", train, values, shards=shards)
+
+
+class Store:
+    def __init__(self, root):
+        self.root, self.made = root, 0
+
+    def write(self, step, summary=None, **files):
+        folder = self.root / step["kind"] / step["name"]
+        folder.mkdir(parents=True)
+        self.made += 1
+        manifest = {"lineage": step, "created": f"2024-01-01T00:00:{self.made:02}", "summary": summary or {}}
+        (folder / "manifest.json").write_text(json.dumps(manifest))
+        for name, content in files.items():
+            (folder / f"{name}.json").write_text(json.dumps(content))
+        return folder
+
+    def result(self, checkpoint, task="digits", score=0.5, name=None, version=1, extra=""):
+        step = node(
+            "result", "zero_shot", f"r{extra}{checkpoint['key']}{task.replace('/', '_')}", checkpoint=checkpoint
+        )
+        step["stage"]["version"] = version
+        line = {"key": task, "dataset": name or task.title(), "metrics": {"acc1": 0.9, "main_metric": score}}
+        return self.write(step, result=line)
+
+
+@pytest.fixture
+def store(tmp_path):
+    return Store(tmp_path)
+
+
+def test_the_best_filter_stands_first_with_its_size(store):
+    for name, score, kept in (("none", 0.31, 12800), ("clip_score", 0.72, 3840), ("random", 0.2, 99)):
+        checkpoint = run(name)
+        store.result(checkpoint, score=score, name="Handwritten digits")
+        if name != "random":
+            subset = checkpoint["inputs"]["shards"]["inputs"]["subset"]
+            store.write(subset, {"counts": {"total": 12800, "kept": kept}})
+    (board,) = boards(store.root)
+    assert board.columns == ("Handwritten digits",)
+    assert [(r.filter, r.samples, r.seeds, r.scores[0].mean) for r in board.rows] == [
+        ("clip_score", 3840, 1, 0.72),
+        ("none", 12800, 1, 0.31),
+        ("random", None, 1, 0.2),
+    ]
+    assert board.title == "scale tiny (not a competition scale), source digits (p001), 1 task(s)"
+
+
+def test_the_size_of_shards_stands_in_for_a_subset_that_was_deleted(store):
+    checkpoint = run()
+    store.result(checkpoint)
+    store.write(checkpoint["inputs"]["shards"], {"counts": {"total": 800, "kept": 700}})
+    assert boards(store.root)[0].rows[0].samples == 700
+
+
+def test_seeds_are_one_row_with_mean_and_sample_deviation(store):
+    scores = [0.30, 0.34, 0.41]
+    for seed, score in enumerate(scores):
+        store.result(run("random", {"fraction": 0.5, "seed": seed}, seed=seed), score=score)
+    store.result(run("random", {"fraction": 0.4, "seed": 0}), score=0.35)
+    (board,) = boards(store.root)
+    alone, together = sorted(board.rows, key=lambda row: row.seeds)
+    assert together.filter == "random-fraction_0.5" and together.seeds == 3
+    assert together.scores[0].mean == pytest.approx(statistics.fmean(scores))
+    assert together.scores[0].std == pytest.approx(statistics.stdev(scores))
+    assert (alone.filter, alone.seeds, alone.scores[0].std) == ("random-fraction_0.4", 1, None)
+    assert str(together.scores[0]) == "0.3500 ± 0.0557" and str(alone.scores[0]) == "0.3500"
+
+
+def test_the_average_of_seeds_is_the_deviation_of_averages(store):
+    for seed, (a, b) in enumerate([(0.2, 0.8), (0.4, 0.6)]):
+        store.result(run(seed=seed), "mnist", a)
+        store.result(run(seed=seed), "cars", b)
+    (board,) = boards(store.root)
+    assert board.columns == ("Cars", "Mnist", "average (2 of 38)")
+    assert [score.std for score in board.rows[0].scores] == pytest.approx([0.02**0.5, 0.02**0.5, 0])
+
+
+@pytest.mark.parametrize("difference", [{"scale": "debug"}, {"pool": "p002"}, {"task": "cars"}, {"version": 2}])
+def test_what_cannot_be_compared_is_on_separate_boards(difference, store):
+    how = {k: v for k, v in difference.items() if k in ("task", "version")}
+    which = {k: v for k, v in difference.items() if k not in how}
+    store.result(run())
+    store.result(run("clip_score", **which), **how)
+    assert sorted(len(board.rows) for board in boards(store.root)) == [1, 1]
+
+
+def test_a_run_that_lacks_a_task_is_on_a_board_of_its_own(store):
+    for name in ("none", "clip_score", "basic"):
+        store.result(run(name), "mnist")
+        if name != "basic":
+            store.result(run(name), "cars")
+    assert {tuple(row.filter for row in board.rows) for board in boards(store.root)} == {
+        ("clip_score", "none"),
+        ("basic",),
+    }
+
+
+def test_all_38_tasks_show_the_published_aggregates(store):
+    values = {key: (i * 37 % 100) / 100 for i, key in enumerate(sorted(SCORED))}
+    for key, value in values.items():
+        store.result(run(scale="medium"), key, value)
+    (board,) = boards(store.root)
+    assert board.columns == (*GROUPS, "average")
+    wanted = [sum(values[key] for key in keys) / len(keys) for keys in GROUPS.values()]
+    assert [s.mean for s in board.rows[0].scores] == pytest.approx([*wanted, sum(values.values()) / 38])
+    assert board.title.startswith("scale medium, source") and board.title.endswith("38 of 38 tasks")
+
+
+def test_incomplete_groups_are_left_out_and_the_average_says_so(store):
+    for key in SCORED - {"vtab/dtd", "misc/winogavil"}:
+        store.result(run(), key, 0.5)
+    (board,) = boards(store.root)
+    assert board.columns == ("ImageNet", "ImageNet dist. shifts", "average (36 of 38)")
+    assert board.title.endswith("36 of 38 tasks")
+
+
+def test_an_average_with_tasks_of_ones_own_is_not_called_datacomps(store):
+    store.result(run(), "mnist", 0.5)
+    store.result(run(), "mine", 0.7)
+    assert boards(store.root)[0].columns == ("Mine", "Mnist", "average of these 2")
+
+
+def test_tasks_of_one_display_name_stay_apart(store):
+    store.result(run(), "a", 0.2, name="Same")
+    store.result(run(), "b", 0.4, name="Same")
+    (board,) = boards(store.root)
+    assert board.columns == ("Same (a)", "Same (b)", "average of these 2")
+    assert board.rows[0].scores[2].mean == pytest.approx(0.3)
+
+
+def test_a_task_without_a_main_metric_enters_nothing(store):
+    store.result(run(), "fairness/utkface", None)
+    store.result(run(), "mnist", 0.5)
+    assert boards(store.root)[0].columns == ("Mnist",)
+
+
+def test_of_two_results_for_one_task_the_newer_counts(store):
+    store.result(run(), score=0.9, extra="z")
+    store.result(run(), score=0.1, extra="a")
+    (board,) = boards(store.root)
+    assert [row.scores[0].mean for row in board.rows] == [0.1] and board.rows[0].seeds == 1
+
+
+def test_runs_of_one_filter_that_differ_in_training_are_told_apart(store):
+    store.result(run(train={"precision": "bf16"}), score=0.4)
+    store.result(run(train={"precision": "fp32"}), score=0.5)
+    first, second = boards(store.root)[0].rows
+    assert first.filter.startswith("none [train-precision_fp32 ")
+    assert second.filter.startswith("none [train-precision_bf16 ")
+
+
+def test_a_combination_names_its_parts(store):
+    parts = {
+        "part_0": node("subset", "random", "k1", {"fraction": 0.5, "seed": 3}),
+        "part_1": node("subset", "clip_score", "k2", {"fraction": 0.3}),
+    }
+    combined = node("subset", "intersection", "k3", pool=node("pool", "digits", "p001"), **parts)
+    store.result(run("x", filter_node=combined))
+    assert boards(store.root)[0].rows[0].filter == "intersection (clip_score-fraction_0.3, random-fraction_0.5)"
+
+
+BROKEN = {
+    "no manifest": {"manifest.json": None},
+    "no result": {"result.json": None},
+    "not JSON": {"manifest.json": "{"},
+    "not an object": {"result.json": "[1]"},
+    "no lineage": {"manifest.json": "{}"},
+    "NaN": {"result.json": '{"key": "digits", "dataset": "D", "metrics": {"main_metric": NaN}}'},
+    "a word": {"result.json": '{"key": "digits", "dataset": "D", "metrics": {"main_metric": "good"}}'},
+    "no checkpoint": {"manifest.json": json.dumps({"created": "", "lineage": node("result", "x", "k")})},
+    "no pool": {
+        "manifest.json": json.dumps(
+            {"created": "", "lineage": node("result", "x", "k", checkpoint=node("checkpoint", "train", "k"))}
+        )
+    },
+}
+
+
+@pytest.mark.parametrize("damage", BROKEN.values(), ids=BROKEN.keys())
+def test_what_cannot_be_read_is_skipped_with_a_warning(damage, store, caplog):
+    store.result(run("none"), score=0.5)
+    broken = store.result(run("clip_score"), score=0.9)
+    for name, text in damage.items():
+        (broken / name).unlink() if text is None else (broken / name).write_text(text)
+    (board,) = boards(store.root)
+    assert [row.filter for row in board.rows] == ["none"]
+    assert [str(broken) in record.getMessage() for record in caplog.records] == [True]
+
+
+def test_unfinished_and_replaced_results_and_stray_files_are_ignored_in_silence(store, caplog):
+    store.result(run("none"), score=0.5)
+    for ending in ("partial", "old"):
+        left = store.result(run(ending), score=0.9)
+        left.rename(left.with_name(f"{left.name}.{ending}"))
+    (store.root / "result" / "x.lock").touch()
+    assert len(boards(store.root)[0].rows) == 1 and not caplog.records
+
+
+def test_a_store_without_results_says_what_to_do(tmp_path):
+    with pytest.raises(ValueError, match=r"no results below .*run something first.*python -m dcexp"):
+        boards(tmp_path / "nothing")
+
+
+@pytest.fixture
+def shown(store):
+    for seed, score in enumerate((0.5, 0.75)):
+        store.result(run("a|b[red]", seed=seed), score=score)
+    store.result(run("none"), score=1 / 3)
+    (board,) = boards(store.root)
+    return board
+
+
+def test_for_the_terminal(shown):
+    written = io.StringIO()
+    Console(width=200, file=written, force_terminal=False).print(shown.table())
+    text = written.getvalue()
+    assert "not a competition scale" in text and "a|b[red]" in text, "markup in a name must not vanish"
+    assert text.index("0.6250 ± 0.1768") < text.index("0.3333")
+
+
+def test_as_markdown(shown):
+    assert shown.markdown().splitlines() == [
+        f"## {shown.title}",
+        "",
+        "| rank | filter | samples | seeds | Digits |",
+        "| ---: | --- | ---: | ---: | ---: |",
+        r"| 1 | a\|b[red] |  | 2 | 0.6250 ± 0.1768 |",
+        "| 2 | none |  | 1 | 0.3333 |",
+    ]
+
+
+def test_as_csv_with_full_precision(shown):
+    header, first, second = csv.reader(io.StringIO(shown.csv()))
+    assert header == ["board", "rank", "filter", "samples", "seeds", "Digits", "Digits std"]
+    assert first[1:5] == ["1", "a|b[red]", "", "2"] and float(first[5]) == 0.625
+    assert float(second[5]) == 1 / 3 and second[6] == ""

@@ -1,0 +1,72 @@
+"""open_clip's own training loop, run on given batches."""
+
+from argparse import Namespace
+from collections.abc import Iterator
+from typing import Any
+
+import open_clip
+import torch
+from open_clip_train.scheduler import cosine_lr
+from open_clip_train.train import train_one_epoch
+
+from dcexp.model import build_model, seed_all
+from dcexp.scale import Recipe
+from dcexp.training.batch import Batch
+
+
+class Loader:
+    """Plays open_clip's loader for one epoch."""
+
+    def __init__(self, batches: list[Batch]) -> None:
+        self.batches = batches
+        self.num_batches, self.num_samples = len(batches), sum(len(b.images) for b in batches)
+        self.dataloader = self
+
+    def set_epoch(self, epoch: int) -> None:
+        """Nothing depends on it here."""
+
+    def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        return ((batch.images, batch.texts) for batch in self.batches)
+
+
+def reference(
+    recipe: Recipe, epochs: list[list[Batch]], *, precision: str, accumulate: int, steps: int
+) -> tuple[list[torch.Tensor], dict[str, torch.Tensor]]:
+    """The loss of every optimizer step, and the final weights."""
+    clip, _ = build_model(recipe.model, precision, 0)
+    seed_all(0)
+    clip.set_grad_checkpointing()
+    args = _args(recipe, precision, accumulate, len(epochs[0][0].images))
+    loss = open_clip.create_loss(args)
+    losses: list[torch.Tensor] = []
+    forward = loss.forward
+
+    def recorded(*positional: Any, **named: Any) -> Any:
+        result = forward(*positional, **named)
+        losses.append(result["contrastive_loss"].detach())
+        return result
+
+    loss.forward = recorded
+    optimizer = _optimizer(clip, recipe)
+    schedule = cosine_lr(optimizer, recipe.lr, recipe.warmup, steps)
+    for epoch, batches in enumerate(epochs):
+        train_one_epoch(clip, {"train": Loader(batches)}, loss, epoch, optimizer, None, schedule, None, args)
+    return losses[accumulate - 1 :: accumulate], clip.state_dict()
+
+
+def _optimizer(clip: torch.nn.Module, recipe: Recipe) -> torch.optim.AdamW:
+    decayed, undecayed = [], []
+    for name, parameter in clip.named_parameters():
+        spared = parameter.ndim < 2 or "bn" in name or "ln" in name or "bias" in name or "logit_scale" in name
+        (undecayed if spared else decayed).append(parameter)
+    groups = [{"params": undecayed, "weight_decay": 0.0}, {"params": decayed, "weight_decay": recipe.weight_decay}]
+    return torch.optim.AdamW(groups, lr=recipe.lr, betas=(recipe.beta1, recipe.beta2), eps=recipe.eps)
+
+
+def _args(recipe: Recipe, precision: str, accumulate: int, batch_size: int) -> Namespace:
+    return Namespace(
+        model=recipe.model, precision=precision, accum_freq=accumulate, batch_size=batch_size, device="cpu",
+        distill=False, skip_scheduler=False, grad_clip_norm=None, log_every_n_steps=100, world_size=1, rank=0,
+        local_rank=0, wandb=False, horovod=False, distributed=False, siglip=False, local_loss=True,
+        gather_with_grad=True,
+    )  # fmt: skip

@@ -160,7 +160,7 @@ def _report_missing(out: Path, tallies: Tallies, pool: Pool, tolerated: float) -
             "pool (download it again over what is there), or train on what there is: "
             f"reshard.max_missing={enough:g}"
         )
-    log.warning("%s; all are in %s", what, MISSING)
+    log.warning("%s; the artifact lists them in %s", what, MISSING)
     return len(missing)
 
 

@@ -52,7 +52,7 @@ class Stage:
         """The size of the work in the units of its field, for ``plan``; empty when it is small."""
         return ""
 
-    def run(self, out: Any, engine: Engine, **inputs: Any) -> Summary:
+    def run(self, out: Any, engine: Engine, *_: Any, **inputs: Any) -> Summary:
         """Write the artifact into the directory ``out`` and say what happened to the samples.
 
         ``out`` may hold what an interrupted run of the same step left behind: continue from it.

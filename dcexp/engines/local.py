@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
+from functools import cache
 from multiprocessing import get_context
 from typing import Any
 
@@ -18,26 +19,28 @@ class Local(Engine):
 
     def map(self, fn: Callable[[Item], Out], items: Sequence[Item], what: str = "") -> Iterator[Out]:
         """See :meth:`Engine.map`. Raises RuntimeError when a worker dies (killed, out of memory)."""
+        from rich.console import Console
         from rich.progress import track
 
-        results = self._results(fn, items)
-        if not what:
-            return results
-        return iter(track(results, description=what, total=len(items), transient=True))
+        console = Console(stderr=True)
+        shown = bool(what) and console.is_terminal
+        return iter(
+            track(self._results(fn, items), what, len(items), console=console, transient=True, disable=not shown)
+        )
 
     def _results(self, fn: Callable[[Item], Out], items: Sequence[Item]) -> Iterator[Out]:
-        workers = min(self.workers or os.cpu_count() or 1, len(items))
-        if workers <= 1:
+        workers = self.workers or os.cpu_count() or 1
+        if min(workers, len(items)) <= 1:
             yield from map(fn, items)
             return
-        with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-            try:
-                yield from pool.map(fn, items)
-            except BrokenProcessPool:
-                raise RuntimeError(
-                    "a worker process died (killed, or out of memory). Finished pieces are kept: give the same "
-                    "command again, with a smaller engine.workers if memory was short"
-                ) from None
+        try:
+            yield from _processes(workers).map(fn, items)
+        except BrokenProcessPool:
+            _processes.cache_clear()
+            raise RuntimeError(
+                "a worker process died (killed, or out of memory). Finished pieces are kept: give the same "
+                "command again, with a smaller engine.workers if memory was short"
+            ) from None
 
     def gang(self, fn: Callable[..., Any], *args: Any) -> None:
         """See :meth:`Engine.gang`. One rank runs in this process; more are spawned, one per device."""
@@ -47,6 +50,12 @@ class Local(Engine):
         from torch.multiprocessing import start_processes
 
         start_processes(_rank, (self.devices, _free_port(), fn, args), nprocs=self.devices, start_method="spawn")
+
+
+@cache
+def _processes(workers: int) -> ProcessPoolExecutor:
+    """One set of workers for all the maps of this process: starting Python costs more than many a map."""
+    return ProcessPoolExecutor(workers, mp_context=get_context("spawn"))
 
 
 def _rank(rank: int, ranks: int, port: int, fn: Callable[..., Any], args: tuple[Any, ...]) -> None:

@@ -38,7 +38,7 @@ class Train(Stage):
         """Training on ``shards`` at ``scale``, weights and data order drawn from ``seed``."""
         return Step(self, {"shards": shards, "scale": scale, "seed": seed})
 
-    def check(self, engine: Engine, *, scale: Scale, seed: int) -> None:  # type: ignore[override]
+    def check(self, engine: Engine, *, scale: Scale, seed: int) -> None:
         """Raise ValueError for what this scale, engine or machine cannot do."""
         for name in ("workers", "accumulate", "log_every", "checkpoints"):
             if getattr(self, name) < 1:
@@ -63,12 +63,12 @@ class Train(Stage):
             f"train.accumulate={self.accumulate}; {wanted}"
         )
 
-    def cost(self, *, scale: Scale, seed: int) -> str:  # type: ignore[override]
+    def cost(self, *, scale: Scale, seed: int) -> str:
         """Optimizer steps, and the samples they see."""
         batch_size = scale.recipe.batch_size
         return f"{scale.steps:,} steps x {batch_size:,} = {scale.steps * batch_size:,} samples"
 
-    def run(self, out: Path, engine: Engine, *, shards: Shards, scale: Scale, seed: int) -> Summary:  # type: ignore[override]
+    def run(self, out: Path, engine: Engine, *, shards: Shards, scale: Scale, seed: int) -> Summary:
         """Train on every device of ``engine``; goes on at the last finished interval found in ``out``."""
         from dcexp.training.fit import Job, fit
 

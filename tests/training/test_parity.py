@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from tests.training.loop import random_batches, train
+from tests.training.loop import assert_close_weights, random_batches, train
 from tests.training.reference import reference
 from tests.training.small import micro_scale
 
@@ -41,5 +41,4 @@ def test_accumulation_contrasts_with_the_whole_batch():
     for one, two in zip(steps, in_two, strict=True):
         torch.testing.assert_close(one["loss"], two["loss"], atol=5e-7, rtol=0)
         assert one["lr"] == two["lr"]
-    for name, value in weights.items():
-        torch.testing.assert_close(value, weights_in_two[name], atol=3e-5, rtol=0, msg=name)
+    assert_close_weights(weights, weights_in_two)

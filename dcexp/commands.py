@@ -6,6 +6,7 @@ from rich.console import Console
 from rich.table import Table
 
 from dcexp.artifacts.result import Result
+from dcexp.leaderboard import Request, boards
 from dcexp.pipeline import Run, execute, missing
 from dcexp.pipeline import plan as steps_of
 from dcexp.stage import Step
@@ -69,3 +70,12 @@ def verify(request: Run) -> None:
     Console().print(table)
     if faulty:
         raise ValueError(f"{faulty} of {table.row_count} artifacts are not as recorded")
+
+
+def leaderboard(request: Request) -> None:
+    """Show the runs of the store that may be compared, one board for each scale, pool and set of tasks."""
+    for board in boards(request.store.root):
+        if request.format == "table":
+            Console().print(board.table())
+        else:
+            print(board.markdown() if request.format == "markdown" else board.csv())

@@ -45,10 +45,10 @@ class Stage:
         words += [f"{k}_{v}" for k, v in decisive(self).items() if isinstance(v, str | int | float)]
         return "-".join(words)
 
-    def check(self, engine: Engine, **values: Value) -> None:
+    def check(self, engine: Engine, *_: Any, **values: Any) -> None:
         """Raise what can be seen to be wrong before any work starts (a missing folder, an impossible batch)."""
 
-    def cost(self, **values: Value) -> str:
+    def cost(self, *_: Any, **values: Any) -> str:
         """The size of the work in the units of its field, for ``plan``; empty when it is small."""
         return ""
 

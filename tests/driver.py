@@ -32,7 +32,7 @@ def kill_at(kind: str, nth: int) -> None:
         return replace(self, target)
 
     store.Store._make = watched_make  # type: ignore[method-assign]
-    Path.replace = watched_replace  # type: ignore[method-assign,assignment]
+    Path.replace = watched_replace  # type: ignore[method-assign]
 
 
 if __name__ == "__main__":

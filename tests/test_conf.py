@@ -95,8 +95,8 @@ def test_a_scale_brings_its_source_and_tasks_and_the_command_line_wins():
 
 
 def test_names_of_stages_are_unique():
-    def subclasses(cls: type) -> list[type]:
-        return [s for c in cls.__subclasses__() for s in [c, *subclasses(c)]]
+    def subclasses(cls):
+        return [s for c in cls.__subclasses__() for s in (c, *subclasses(c))]
 
     from dcexp.stage import stage_name
 

@@ -74,4 +74,4 @@ def test_a_line_still_being_written_is_left_out(story):
 
 def test_an_unknown_mode_is_refused():
     with pytest.raises(ValueError, match=r"Wandb\.mode: wanted 'auto' \| 'online' \| 'offline', got 'of'"):
-        Wandb(mode="of")  # type: ignore[arg-type]
+        Wandb(mode="of")

@@ -159,12 +159,13 @@ def trainer(ranks: int, epochs: int, callbacks: list[Callback]) -> Trainer:
 
 @contextmanager
 def quiet_lightning() -> Iterator[None]:
-    """Lightning's remarks on hardware, on loader workers and on missing loggers say nothing to our users."""
+    """Remarks of libraries on hardware, loader workers, missing loggers and their own use of torch help no user."""
     loggers = [logging.getLogger(name) for name in ("pytorch_lightning", "lightning_fabric")]
     levels = [logger.level for logger in loggers]
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module=r"(pytorch_lightning|lightning_fabric)\.")
         warnings.filterwarnings("ignore", message="This DataLoader will create")
+        warnings.filterwarnings("ignore", category=FutureWarning, module=r"open_clip\.")
         for logger in loggers:
             logger.setLevel(logging.ERROR)
         try:

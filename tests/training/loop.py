@@ -74,4 +74,4 @@ def assert_close_weights(one: dict[str, torch.Tensor], other: dict[str, torch.Te
         apart = (value - other[name]).abs()
         if name.endswith("in_proj_bias"):
             apart[len(apart) // 3 : 2 * len(apart) // 3] = 0
-        assert apart.max() <= 3e-5, name
+        assert apart.max() <= 3e-5, (name, apart.max())

@@ -15,7 +15,7 @@ from dcexp.artifacts.shards import SIZES, Shards
 from dcexp.engines.local import Local
 from dcexp.scale import PUBLISHED, Scale, locked
 
-RECIPE = {**PUBLISHED["tiny"]["recipe"], "batch_size": 12, "warmup": 4}
+RECIPE = {**PUBLISHED["tiny"]["recipe"], "batch_size": 12, "lr": 1e-4, "warmup": 4}
 MICRO = {"competition": False, "pool_size": 120, "samples_seen": 235, "recipe": RECIPE}  # 20 steps
 
 

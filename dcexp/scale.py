@@ -48,7 +48,7 @@ def _published(
 
 M, B = 1_000_000, 1_000_000_000
 PUBLISHED: dict[str, dict[str, Any]] = {
-    "tiny": _published(12_800, 128_000, "ViT-tiny-4", 256, 1e-3, 50),
+    "tiny": _published(12_800, 51_200, "ViT-tiny-8", 128, 2e-3, 50),
     "debug": _published(128_000, 128_000, "ViT-B-32", 1024, 1e-4, 500),
     "small": _published(int(12.8 * M), int(12.8 * M), "ViT-B-32", 4096, 5e-4, 500),
     "medium": _published(128 * M, 128 * M, "ViT-B-32", 4096, 5e-4, 500),

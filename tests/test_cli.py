@@ -39,7 +39,7 @@ def test_plan_shows_every_step(monkeypatch, capsys):
     monkeypatch.setenv("COLUMNS", "200")
     shown = dcexp(monkeypatch, capsys, "plan filter=clip_score")
     assert shown.code == 0
-    for word in ("pool", "subset", "shards", "checkpoint", "result", "make", "500 steps", "clip_score_fraction"):
+    for word in ("pool", "subset", "shards", "checkpoint", "result", "make", "400 steps", "clip_score_fraction"):
         assert word in shown.out
 
 
@@ -71,7 +71,7 @@ MISTAKES = {
     "engine.workers=-1": ["engine.workers=-1"],
     "train.max_steps=5": ["Key 'max_steps' is not in struct"],
     "+train.max_steps=5": ["Train", "max_steps"],
-    "train.accumulate=3": ["256", "accumulate"],
+    "train.accumulate=3": ["128", "accumulate"],
     "train.precision=amp": ["amp", "train.precision"],
     "source=commonpool": ["commonpool_tiny", "source.root="],
     "filter._target_=nolab.filters.Mine": ["nolab"],

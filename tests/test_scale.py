@@ -93,7 +93,7 @@ def test_a_value_of_another_type_is_another_value():
 def test_a_scale_smuggled_past_its_constructor_is_refused_where_it_is_used():
     scale = locked(**values("tiny"))
     object.__setattr__(scale.recipe, "lr", 1.0)
-    with pytest.raises(ValueError, match=r"scale\.recipe\.lr: given 1\.0, published 0\.001"):
+    with pytest.raises(ValueError, match=r"scale\.recipe\.lr: given 1\.0, published 0\.002"):
         scale.check()
 
 

@@ -17,7 +17,7 @@ from dcexp.artifacts.files import write_json
 from dcexp.engines.base import Engine
 from dcexp.stage import Stage
 
-MODEL = "ViT-tiny-4"
+MODEL = "ViT-tiny-8"
 CLASSES = ("cat", "dog", "a very long name of a bird", "fish", "Tree", "car & van", "boat")
 TEMPLATES = ("a photo of a {c}.", "{c} in the wild", "there is a {c} and nothing else")
 

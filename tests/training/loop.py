@@ -55,8 +55,8 @@ def train(
 
 
 def random_batches(count: int, size: int, seed: int) -> list[Batch]:
-    """Batches for ViT-tiny-4."""
-    clip, _ = build_model("ViT-tiny-4", "fp32", 0)
+    """Batches for ViT-tiny-8."""
+    clip, _ = build_model("ViT-tiny-8", "fp32", 0)
     generator = torch.Generator().manual_seed(seed)
     side, length = clip.visual.image_size[0], clip.context_length
     return [

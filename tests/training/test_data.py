@@ -16,7 +16,7 @@ from tests.training.small import picture, samples, write_shards
 
 @pytest.fixture(scope="module")
 def transform():
-    return build_model("ViT-tiny-4", "fp32", 0)[1]
+    return build_model("ViT-tiny-8", "fp32", 0)[1]
 
 
 @pytest.fixture
@@ -24,7 +24,7 @@ def interval(transform):
     def make(shards, **options):
         sizes = {str(tar): shards.sizes[tar.name] for tar in shards.tars}
         defaults = {"batch_size": 5, "batches": 7, "seed": 3, "index": 0, "workers": 2}
-        tokenize = tokenizer("ViT-tiny-4")
+        tokenize = tokenizer("ViT-tiny-8")
         return Interval(shards=sizes, transform=transform, tokenize=tokenize, **(defaults | options))
 
     return make

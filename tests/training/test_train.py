@@ -69,8 +69,8 @@ def test_checkpoint_is_open_clip_s(trained, shards):
     assert list(content) == ["epoch", "name", "state_dict", "optimizer", "recipe"]
     assert (content["epoch"], content["name"], content["recipe"]["step"]) == (3, "micro", 20)
     assert content["recipe"]["digest"] == micro_scale().digest
-    load_model(checkpoint.weights, "ViT-tiny-4")
-    clip, _, _ = open_clip.create_model_and_transforms("ViT-tiny-4", pretrained=str(checkpoint.weights))
+    load_model(checkpoint.weights, "ViT-tiny-8")
+    clip, _, _ = open_clip.create_model_and_transforms("ViT-tiny-8", pretrained=str(checkpoint.weights))
     last = torch.load(trained[0] / "epoch_3.pt", weights_only=True)["state_dict"]
     assert all(torch.equal(value, last[name]) for name, value in clip.state_dict().items())
 
@@ -118,7 +118,7 @@ def test_two_ranks_train_and_count_together(shards, tmp_path):
     summary = train.run(tmp_path, MicroLocal(devices=2), shards=shards, scale=micro_scale(), seed=1)
     assert summary.counts.kept == 240 and summary.counts.corrupt > 0
     assert [line["step"] for line in curve(tmp_path)] == [0, 9, 10, 19]
-    load_model(tmp_path / "epoch_latest.pt", "ViT-tiny-4")
+    load_model(tmp_path / "epoch_latest.pt", "ViT-tiny-8")
 
 
 def test_shards_without_a_usable_sample_are_refused(tmp_path):

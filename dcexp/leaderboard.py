@@ -11,11 +11,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean, stdev
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from dcexp.artifacts.lineage import Node, ancestor, but_for_seeds, label, nearest
 from dcexp.artifacts.results import Run, samples_kept, stored_runs
+from dcexp.scale import PUBLISHED
+from dcexp.store import Store
 from dcexp.tasks.datacomp import GROUPS, SCORED
+from dcexp.typecheck import check_types
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -90,6 +93,17 @@ class Board:
         return text.getvalue()
 
 
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What the verb ``leaderboard`` is asked: which store, shown how."""
+
+    store: Store
+    format: Literal["table", "markdown", "csv"] = "table"
+
+    def __post_init__(self) -> None:
+        check_types(self)
+
+
 def boards(root: str | Path) -> list[Board]:
     """The boards of the store below ``root``. Raises ValueError when it holds no result."""
     comparable: dict[Any, list[Run]] = defaultdict(list)
@@ -113,11 +127,17 @@ def _board(runs: list[Run], root: Path) -> Board:
     rows.sort(key=lambda row: (-row.scores[-1].mean, row.filter))
     scale, pool = checkpoint["values"]["scale"], ancestor(checkpoint, "pool")
     title = [
-        f"scale {scale['name']}" + ("" if scale["competition"] else " (not a competition scale)"),
+        f"scale {scale['name']}" + _remark(scale),
         f"source {label(pool)} ({pool['key']})",
         f"{len(names)} of {len(SCORED)} tasks" if names.keys() <= SCORED else f"{len(names)} task(s)",
     ]
     return Board(title=", ".join(title), columns=tuple(columns), rows=tuple(rows))
+
+
+def _remark(scale: Mapping[str, Any]) -> str:
+    if scale != {"name": scale["name"], **PUBLISHED.get(scale["name"], {})}:
+        return " (with other values than dcexp has for it now)"
+    return "" if scale["competition"] else " (not a competition scale)"
 
 
 def _columns(names: Mapping[str, str]) -> dict[str, tuple[str, ...]]:

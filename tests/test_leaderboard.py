@@ -121,6 +121,18 @@ def test_what_cannot_be_compared_is_on_separate_boards(difference, store):
     assert sorted(len(board.rows) for board in boards(store.root)) == [1, 1]
 
 
+def test_runs_of_a_scale_that_has_changed_since_are_apart_and_say_so(store):
+    store.result(run("none"))
+    older = run("clip_score")
+    older["values"]["scale"] = {**older["values"]["scale"], "samples_seen": 1}
+    store.result(older)
+    titles = {board.title.partition(", ")[0]: [r.filter for r in board.rows] for board in boards(store.root)}
+    assert titles == {
+        "scale tiny (not a competition scale)": ["none"],
+        "scale tiny (with other values than dcexp has for it now)": ["clip_score"],
+    }
+
+
 def test_a_run_that_lacks_a_task_is_on_a_board_of_its_own(store):
     for name in ("none", "clip_score", "basic"):
         store.result(run(name), "mnist")
@@ -196,6 +208,7 @@ def test_a_combination_names_its_parts(store):
     assert boards(store.root)[0].rows[0].filter == "intersection (clip_score-fraction_0.3, random-fraction_0.5)"
 
 
+POOLLESS = node("checkpoint", "train", "k", values={"scale": {"name": "tiny"}})
 BROKEN = {
     "no manifest": {"manifest.json": None},
     "no result": {"result.json": None},
@@ -205,11 +218,7 @@ BROKEN = {
     "NaN": {"result.json": '{"key": "digits", "dataset": "D", "metrics": {"main_metric": NaN}}'},
     "a word": {"result.json": '{"key": "digits", "dataset": "D", "metrics": {"main_metric": "good"}}'},
     "no checkpoint": {"manifest.json": json.dumps({"created": "", "lineage": node("result", "x", "k")})},
-    "no pool": {
-        "manifest.json": json.dumps(
-            {"created": "", "lineage": node("result", "x", "k", checkpoint=node("checkpoint", "train", "k"))}
-        )
-    },
+    "no pool": {"manifest.json": json.dumps({"created": "", "lineage": node("result", "x", "k", checkpoint=POOLLESS)})},
 }
 
 

@@ -41,9 +41,7 @@ class ZeroShot(Task):
     def step(self, checkpoint: Step) -> Step:
         return Step(self, {"checkpoint": checkpoint, "evalset": Step(self.data, {})})
 
-    def run(
-        self, out: Path, engine: Engine, *, checkpoint: Checkpoint, evalset: EvalSet
-    ) -> Summary:
+    def run(self, out: Path, engine: Engine, *, checkpoint: Checkpoint, evalset: EvalSet) -> Summary:
         """Evaluate ``checkpoint`` on ``evalset`` and write the result into ``out``."""
         metrics = self.metrics(checkpoint, evalset, engine)
         main = metrics[self.metric]

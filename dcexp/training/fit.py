@@ -63,6 +63,11 @@ def fit(job: Job) -> None:
     before = latest(job.out)
     if before and before.step == job.scale.steps:
         return
+    with cpu_threads(ranks * (1 + job.workers)):
+        _train(job, before, rank, ranks)
+
+
+def _train(job: Job, before: Snapshot | None, rank: int, ranks: int) -> None:
     if rank == 0:
         cut(job.out / METRICS, before.step if before else 0)
     module, transform = _module(job, rank, ranks, before)
@@ -155,6 +160,20 @@ def trainer(ranks: int, epochs: int, callbacks: list[Callback]) -> Trainer:
         enable_model_summary=False,
         use_distributed_sampler=False,
     )
+
+
+@contextmanager
+def cpu_threads(processes: int) -> Iterator[None]:
+    """Give this process its share of the cores: torch's threads wait for each other by spinning, so one thread that
+    shares its core with a loader worker makes all of them crawl. OMP_NUM_THREADS, where set, is left alone.
+    """
+    before = torch.get_num_threads()
+    if not torch.cuda.is_available() and "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(max(1, (os.cpu_count() or 1) // processes))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 @contextmanager

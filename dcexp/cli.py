@@ -16,6 +16,8 @@ VERBS = {
     "verify": "check every artifact of that run against its manifest",
     "leaderboard": "compare all runs of the store",
 }
+WRITES_A_LOG = ["hydra/job_logging=screen_and_file"]
+WRITES_NOTHING = ["hydra/job_logging=screen", "hydra.run.dir=.", "hydra.output_subdir=null"]
 GROUPS = ("scale", "source", "filter", "tasks", "engine", "tracker", "experiment")
 
 
@@ -33,7 +35,7 @@ def main() -> None:
         _stop("interrupted. Finished pieces are kept: the same command goes on from them", 130)
     except Exception as error:
         cause = _innermost(error)
-        if traceback_wanted or not _is_users(cause):
+        if traceback_wanted or not (_is_users(cause) or (cause is not error and isinstance(cause, ImportError))):
             raise
         _stop(_message(cause), 1)
 
@@ -61,7 +63,7 @@ def _options(group: str) -> list[str]:
 
 def _take_verb(words: list[str]) -> str:
     """Remove a leading verb from ``words``; anything with '=' or a leading sign is not one."""
-    if not words or "=" in words[0] or words[0][0] in "-+~":
+    if not words or "=" in words[0] or words[0][:1] in "-+~":
         return "run"
     verb = words.pop(0)
     if verb not in VERBS:
@@ -76,7 +78,10 @@ def _compose_and_call(verb: str, words: list[str]) -> None:
     import hydra
 
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises, and the message is made in main()
-    sys.argv = [sys.argv[0], *words]
+    own = WRITES_A_LOG if verb == "run" else WRITES_NOTHING
+    # argparse, which Hydra uses, wants all overrides side by side.
+    first = next((i for i, word in enumerate(words) if _is_override(word)), len(words))
+    sys.argv = [sys.argv[0], *words[:first], *own, *words[first:]]
 
     def call(cfg: Any) -> None:
         from hydra.utils import instantiate
@@ -90,6 +95,10 @@ def _compose_and_call(verb: str, words: list[str]) -> None:
         command(request)
 
     hydra.main(version_base="1.3", config_path=str(CONF), config_name=verb)(call)()
+
+
+def _is_override(word: str) -> bool:
+    return not word.startswith("-") and ("=" in word or word[:1] in ("+", "~"))
 
 
 def refuse_shadowed_scales() -> None:

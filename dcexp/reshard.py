@@ -160,7 +160,8 @@ def _report_missing(out: Path, tallies: Tallies, pool: Pool, tolerated: float) -
             "pool (download it again over what is there), or train on what there is: "
             f"reshard.max_missing={enough:g}"
         )
-    log.warning("%s; the artifact lists them in %s", what, MISSING)
+    log.warning("%s of %s wanted uids (%.1f%%) are in none of the pool's shards; the artifact lists them in %s",
+                f"{len(missing):,}", f"{tallies.distinct:,}", 100 * share, MISSING)  # fmt: skip
     return len(missing)
 
 

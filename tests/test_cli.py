@@ -74,7 +74,7 @@ MISTAKES = {
     "train.accumulate=3": ["128", "accumulate"],
     "train.precision=amp": ["amp", "train.precision"],
     "source=commonpool": ["commonpool_tiny", "source.root="],
-    "filter._target_=nolab.filters.Mine": ["nolab"],
+    "filter._target_=nolab.filters.Mine": ["Error loading 'nolab.filters.Mine'"],
 }
 
 
@@ -100,8 +100,8 @@ MINE = """
 
         columns = ("original_width", "original_height")
 
-        def keep(self, table):
-            width, height = (table[name].to_numpy() for name in self.columns)
+        def keep(self, rows):
+            width, height = (rows.table[name].to_numpy() for name in self.columns)
             return width >= self.ratio * height
 """
 

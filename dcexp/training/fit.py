@@ -63,7 +63,7 @@ def fit(job: Job) -> None:
     before = latest(job.out)
     if before and before.step == job.scale.steps:
         return
-    with cpu_threads(ranks * (1 + job.workers)):
+    with cpu_threads(ranks_here(ranks) * (1 + job.workers)):
         _train(job, before, rank, ranks)
 
 
@@ -142,7 +142,7 @@ class Intervals:
 def trainer(ranks: int, epochs: int, callbacks: list[Callback]) -> Trainer:
     """A Lightning trainer that only runs the loop: it starts no process, and saves, logs and samples nothing."""
     cuda = torch.cuda.is_available()
-    on_this_node = int(os.environ.get("LOCAL_WORLD_SIZE", ranks))
+    on_this_node = ranks_here(ranks)
     torch.backends.cuda.matmul.allow_tf32 = True
     environment = TorchElasticEnvironment() if ranks > 1 else LightningEnvironment()
     return Trainer(
@@ -162,6 +162,11 @@ def trainer(ranks: int, epochs: int, callbacks: list[Callback]) -> Trainer:
     )
 
 
+def ranks_here(ranks: int) -> int:
+    """How many of the ranks run on this node: LOCAL_WORLD_SIZE, or all of them."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", ranks))
+
+
 @contextmanager
 def cpu_threads(processes: int) -> Iterator[None]:
     """Give this process its share of the cores: torch's threads wait for each other by spinning, so one thread that
@@ -169,7 +174,7 @@ def cpu_threads(processes: int) -> Iterator[None]:
     """
     before = torch.get_num_threads()
     if not torch.cuda.is_available() and "OMP_NUM_THREADS" not in os.environ:
-        torch.set_num_threads(max(1, (os.cpu_count() or 1) // processes))
+        torch.set_num_threads(max(1, before // processes))
     try:
         yield
     finally:

@@ -1,9 +1,10 @@
 """The verbs: one short function each, taking one typed object; the only place that prints."""
 
+import os
 from collections import Counter
 
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from dcexp.artifacts.result import Result
 from dcexp.leaderboard import Request, boards
@@ -24,12 +25,13 @@ def run(request: Run) -> None:
         if artifact not in results:
             print(f"{artifact.kind}: {artifact.path}")
     if results:
-        Console().print(_scores(results, title=f"results ({request.folder}/eval_results.jsonl)"))
+        Console().print(_scores(results))
+        print(f"also in {os.path.relpath(request.folder)}/eval_results.jsonl")
 
 
-def _scores(results: list[Result], title: str) -> Table:
+def _scores(results: list[Result]) -> Table:
     """One row per task: its main metric, and accuracy where that is another number."""
-    table = Table("task", "main metric", "acc1", title=title)
+    table = Table("task", "main metric", "acc1", title="results")
     for result in results:
         numbers = [result.main_metric, result.line["metrics"].get("acc1")]
         table.add_row(result.line["dataset"], *("" if n is None else f"{n:.4f}" for n in numbers))
@@ -40,7 +42,8 @@ def plan(request: Run) -> None:
     """Show every step of the run: whether it is there, and the size of the work where it is not."""
     steps = steps_of(request)
     to_make = {step.key for step in missing(request, steps[request.until])}
-    table = Table("", "step", "artifact", "size of the work", title=f"plan: scale={request.scale.name}")
+    table = Table("", "step", Column("artifact", overflow="fold"), "size of the work")
+    table.title = f"plan for scale {request.scale.name}"
     wanted = list(steps)[: list(steps).index(request.until) + 1]
     chain = {s.key: s for kind in wanted for step in steps[kind] for s in step.upstream()}
     crowd = {kind: n for kind, n in Counter(s.kind for s in chain.values()).items() if n > FOLD}
@@ -61,7 +64,7 @@ def _state(request: Run, step: Step, to_make: set[str]) -> str:
 
 def verify(request: Run) -> None:
     """Check the whole chain of a finished run; raise ValueError when anything is not as it was recorded."""
-    table = Table("", "kind", "artifact", "found", title="verify")
+    table = Table("", "kind", Column("artifact", overflow="fold"), "found", title="verify")
     faulty = 0
     for finding in findings_of(request.store, steps_of(request)[request.until]):
         faulty += bool(finding.faults)

@@ -129,7 +129,9 @@ def _board(runs: list[Run], root: Path) -> Board:
     title = [
         f"scale {scale['name']}" + _remark(scale),
         f"source {label(pool)} ({pool['key']})",
-        f"{len(names)} of {len(SCORED)} tasks" if names.keys() <= SCORED else f"{len(names)} task(s)",
+        f"{len(names)} of {len(SCORED)} tasks"
+        if names.keys() <= SCORED
+        else f"{len(names)} task{'s' * (len(names) > 1)}",
     ]
     return Board(title=", ".join(title), columns=tuple(columns), rows=tuple(rows))
 

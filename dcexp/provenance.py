@@ -15,7 +15,15 @@ from typing import Any
 
 import psutil
 
-LIBRARIES: tuple[str, ...] = ("dcexp", "torch", "torchvision", "open_clip_torch", "pytorch-lightning", "webdataset", "numpy")
+LIBRARIES: tuple[str, ...] = (
+    "dcexp",
+    "torch",
+    "torchvision",
+    "open_clip_torch",
+    "pytorch-lightning",
+    "webdataset",
+    "numpy",
+)
 LIBRARIES += ("pillow", "pyarrow")
 
 

@@ -79,7 +79,7 @@ def test_the_best_filter_stands_first_with_its_size(store):
         ("none", 12800, 1, 0.31),
         ("random", None, 1, 0.2),
     ]
-    assert board.title == "scale tiny (not a competition scale), source digits (p001), 1 task(s)"
+    assert board.title == "scale tiny (not a competition scale), source digits (p001), 1 task"
 
 
 def test_the_size_of_shards_stands_in_for_a_subset_that_was_deleted(store):

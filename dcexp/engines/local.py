@@ -2,12 +2,13 @@
 
 import os
 import socket
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from functools import cache
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from typing import Any
 
 from dcexp.engines.base import Engine, Item, Out
@@ -55,7 +56,19 @@ class Local(Engine):
 @cache
 def _processes(workers: int) -> ProcessPoolExecutor:
     """One set of workers for all the maps of this process: starting Python costs more than many a map."""
-    return ProcessPoolExecutor(workers, mp_context=get_context("spawn"))
+    return ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_end_with_parent)
+
+
+def _end_with_parent() -> None:
+    """A worker whose parent was killed would wait for work for ever."""
+    parent = parent_process()
+    assert parent is not None
+
+    def watch() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _rank(rank: int, ranks: int, port: int, fn: Callable[..., Any], args: tuple[Any, ...]) -> None:

@@ -2,11 +2,16 @@
 
 import os
 import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from dcexp.engines.local import Local
+from tests.cli import REPOSITORY
 
 
 def square(x: int) -> int:
@@ -59,6 +64,26 @@ def test_a_killed_worker_is_an_error_and_the_next_map_works():
     with pytest.raises(RuntimeError, match=r"a worker process died .* give the same command again"):
         list(Local(workers=2).map(die, range(5)))
     assert list(Local(workers=2).map(square, range(3))) == [0, 1, 4]
+
+
+def test_workers_end_when_their_parent_is_killed(tmp_path):
+    code = (
+        "import sys, os, signal\n"
+        "from pathlib import Path\n"
+        "from dcexp.engines.local import Local\n"
+        "from tests.engines.test_local import process_of\n"
+        "if __name__ == '__main__':\n"
+        "    Path('pids').write_text(' '.join(str(p) for p in set(Local(workers=2).map(process_of, range(8)))))\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    (tmp_path / "killed.py").write_text(code)
+    env = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    subprocess.run([sys.executable, "killed.py"], cwd=tmp_path, env=env, check=False)
+    pids = [int(pid) for pid in (tmp_path / "pids").read_text().split()]
+    deadline = time.monotonic() + 10
+    while any(map(psutil.pid_exists, pids)) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert pids and not any(map(psutil.pid_exists, pids))
 
 
 def test_nothing_is_mapped_to_nothing():

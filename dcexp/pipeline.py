@@ -13,7 +13,7 @@ from dcexp.artifacts.result import Result
 from dcexp.engines.base import Engine
 from dcexp.filters.base import Filter
 from dcexp.reshard import Copy
-from dcexp.scale import Scale
+from dcexp.scale import RULE, Scale
 from dcexp.sources.base import Source
 from dcexp.stage import Step, all_fields
 from dcexp.store import Store
@@ -52,7 +52,7 @@ class Run:
         if type(self.scale) is not Scale or type(self.train) is not Train:
             raise ValueError(
                 f"scale is a {type(self.scale).__qualname__} and train a {type(self.train).__qualname__}; "
-                "published are dcexp's own Scale and Train. Rule 4 of the filtering track: the training procedure may not be modified"
+                f"published are dcexp's own Scale and Train. {RULE}"
             )
         if unknown := self.rebuild_kinds - set(KINDS):
             raise ValueError(f"rebuild={','.join(sorted(unknown))}: wanted one or more of {', '.join(KINDS)}")

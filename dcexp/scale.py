@@ -101,7 +101,7 @@ def locked(**values: Any) -> Scale:
 def _compare(values: Mapping[str, Any]) -> dict[str, Any]:
     name = values.get("name")
     if name not in PUBLISHED:
-        raise ValueError(f"scale.name: given {name!r}, published are {', '.join(PUBLISHED)}. {_RULE}")
+        raise ValueError(f"scale.name: given {name!r}, published are {', '.join(PUBLISHED)}. {RULE}")
     published = {"name": name, **PUBLISHED[str(name)]}
     given, wanted = _flat(values), _flat(published)
     wrong = [
@@ -110,11 +110,11 @@ def _compare(values: Mapping[str, Any]) -> dict[str, Any]:
         if field not in given or field not in wanted or not _same(given[field], wanted[field])
     ]
     if wrong:
-        raise ValueError("\n".join([f"scale {name!r} is locked:", *wrong, _RULE]))
+        raise ValueError("\n".join([f"scale {name!r} is locked:", *wrong, RULE]))
     return published
 
 
-_RULE = (
+RULE = (
     "Rule 4 of the filtering track: the training procedure may not be modified. "
     "Free to choose: source, filter, tasks, seed, train.precision, train.checkpoints, engine."
 )

@@ -113,18 +113,22 @@ def test_a_filter_from_a_package_of_ones_own_needs_no_change_here(tmp_path):
     (tmp_path / "lab/conf/filter").mkdir(parents=True)
     (tmp_path / "lab/conf/filter/wide.yaml").write_text("_target_: mylab.filters.WideImages\nratio: 1.05\n")
     path = f"{REPOSITORY}:{tmp_path / 'lab'}"
-    done = dcexp_process("--config-dir lab/conf filter=wide until=subset tracker=none", tmp_path, PYTHONPATH=path)
+    done = dcexp_process(
+        "--config-dir lab/conf filter=wide until=subset source.size=600 tracker=none", tmp_path, PYTHONPATH=path
+    )
     assert done.returncode == 0, done.stderr
     (manifest,) = tmp_path.glob("outputs/store/subset/*/manifest.json")
     assert "mylab.filters.WideImages" in manifest.read_text() and "wide_images-ratio_1.05" in str(manifest)
     direct = dcexp_process(
-        "filter._target_=mylab.filters.WideImages until=subset tracker=none", tmp_path, PYTHONPATH=path
+        "filter._target_=mylab.filters.WideImages until=subset source.size=600 tracker=none", tmp_path, PYTHONPATH=path
     )
     assert direct.returncode == 0, direct.stderr
 
 
 def test_a_sweep_shares_pool_subsets_and_shards(tmp_path):
-    done = dcexp_process("-m filter=none,clip_score,random seed=0,1 until=shards tracker=none", tmp_path)
+    done = dcexp_process(
+        "-m filter=none,clip_score,random seed=0,1 until=shards source.size=600 tracker=none", tmp_path
+    )
     assert done.returncode == 0, done.stderr
     made = {kind: len(list(tmp_path.glob(f"outputs/store/{kind}/*"))) for kind in ("pool", "subset", "shards")}
     assert made == {"pool": 1, "subset": 3, "shards": 3}
@@ -132,5 +136,7 @@ def test_a_sweep_shares_pool_subsets_and_shards(tmp_path):
 
 
 def test_a_failing_run_of_a_sweep_fails_the_sweep_and_the_others_finish(tmp_path):
-    done = dcexp_process("-m filter=none,clip_score filter.fraction=0.5 until=subset tracker=none", tmp_path)
+    done = dcexp_process(
+        "-m filter=none,clip_score filter.fraction=0.5 until=subset source.size=600 tracker=none", tmp_path
+    )
     assert done.returncode == 1 and "fraction" in done.stderr and "Traceback" not in done.stderr

@@ -1,19 +1,13 @@
 """One rank of a training: builds everything, goes on where an earlier attempt stopped, and trains to the end."""
 
-import logging
 import os
-import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import open_clip
 import torch
-from pytorch_lightning import Callback, Trainer
-from pytorch_lightning.plugins.environments import LightningEnvironment, TorchElasticEnvironment
-from pytorch_lightning.strategies import DDPStrategy
 
 from dcexp.artifacts.checkpoint import METRICS
 from dcexp.model import build_model, seed_all, tokenizer
@@ -27,6 +21,7 @@ from dcexp.training.progress import StepProgress
 from dcexp.training.samples import NoSamples
 from dcexp.training.schedule import interval_ends, interval_of
 from dcexp.training.snapshot import Keeper, Snapshot, latest
+from dcexp.training.trainer import cpu_threads, quiet_lightning, ranks_here, trainer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,63 +132,3 @@ class Intervals:
             if isinstance(batch, NoSamples):
                 raise ValueError(f"nothing to train on: {batch}")
             yield batch
-
-
-def trainer(ranks: int, epochs: int, callbacks: list[Callback]) -> Trainer:
-    """A Lightning trainer that only runs the loop: it starts no process, and saves, logs and samples nothing."""
-    cuda = torch.cuda.is_available()
-    on_this_node = ranks_here(ranks)
-    torch.backends.cuda.matmul.allow_tf32 = True
-    environment = TorchElasticEnvironment() if ranks > 1 else LightningEnvironment()
-    return Trainer(
-        accelerator="cuda" if cuda else "cpu",
-        devices=on_this_node,
-        num_nodes=ranks // on_this_node,
-        strategy=DDPStrategy(static_graph=False) if ranks > 1 else "auto",
-        plugins=[environment],
-        max_epochs=epochs,
-        callbacks=callbacks,
-        benchmark=cuda,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        use_distributed_sampler=False,
-    )
-
-
-def ranks_here(ranks: int) -> int:
-    """How many of the ranks run on this node: LOCAL_WORLD_SIZE, or all of them."""
-    return int(os.environ.get("LOCAL_WORLD_SIZE", ranks))
-
-
-@contextmanager
-def cpu_threads(processes: int) -> Iterator[None]:
-    """Give this process its share of the cores: torch's threads wait for each other by spinning, so one thread that
-    shares its core with a loader worker makes all of them crawl. OMP_NUM_THREADS, where set, is left alone.
-    """
-    before = torch.get_num_threads()
-    if not torch.cuda.is_available() and "OMP_NUM_THREADS" not in os.environ:
-        torch.set_num_threads(max(1, before // processes))
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-@contextmanager
-def quiet_lightning() -> Iterator[None]:
-    """Remarks of libraries on hardware, loader workers, missing loggers and their own use of torch help no user."""
-    loggers = [logging.getLogger(name) for name in ("pytorch_lightning", "lightning_fabric")]
-    levels = [logger.level for logger in loggers]
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", module=r"(pytorch_lightning|lightning_fabric)\.")
-        warnings.filterwarnings("ignore", message="This DataLoader will create")
-        warnings.filterwarnings("ignore", category=FutureWarning, module=r"open_clip\.")
-        for logger in loggers:
-            logger.setLevel(logging.ERROR)
-        try:
-            yield
-        finally:
-            for logger, level in zip(loggers, levels, strict=True):
-                logger.setLevel(level)

@@ -10,9 +10,9 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from dcexp.model import build_model
 from dcexp.scale import Scale
 from dcexp.training.batch import Batch
-from dcexp.training.fit import quiet_lightning, trainer
 from dcexp.training.module import ClipTraining
 from dcexp.training.precision import grad_scaler
+from dcexp.training.trainer import quiet_lightning, trainer
 
 
 class Recorder(Callback):

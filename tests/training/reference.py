@@ -55,7 +55,8 @@ def reference(
 
 
 def _optimizer(clip: torch.nn.Module, recipe: Recipe) -> torch.optim.AdamW:
-    decayed, undecayed = [], []
+    decayed: list[torch.nn.Parameter] = []
+    undecayed: list[torch.nn.Parameter] = []
     for name, parameter in clip.named_parameters():
         spared = parameter.ndim < 2 or "bn" in name or "ln" in name or "bias" in name or "logit_scale" in name
         (undecayed if spared else decayed).append(parameter)

@@ -52,7 +52,9 @@ def test_an_interval_is_a_pure_function_of_its_fields(tmp_path, interval):
     shards = write_shards(tmp_path / "shards", samples(90))
     once, again = read(interval(shards)), read(interval(shards))
     assert len(once) == 7
-    assert all(torch.equal(a.images, b.images) and torch.equal(a.texts, b.texts) for a, b in zip(once, again))
+    assert all(
+        torch.equal(a.images, b.images) and torch.equal(a.texts, b.texts) for a, b in zip(once, again, strict=True)
+    )
     for other in ({"seed": 4}, {"index": 1}, {"workers": 3}):
         different = read(interval(shards, **other))
         assert not all(torch.equal(a.texts, b.texts) for a, b in zip(once, different, strict=True))

@@ -137,7 +137,7 @@ def _is_users(error: BaseException) -> bool:
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
-    kinds = (ValueError, OSError, HydraException, OmegaConfBaseException)
+    kinds = (ValueError, OSError, FloatingPointError, HydraException, OmegaConfBaseException)
     return isinstance(error, kinds) or type(error) is RuntimeError or _is_wrong_argument(error)
 
 

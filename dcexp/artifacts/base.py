@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 MANIFEST = "manifest.json"
+INDEX = "index.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,3 +68,21 @@ class Artifact:
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({str(self.path)!r})"
+
+
+class Indexed(Artifact):
+    """An artifact that says what there is instead of holding it: ``index.json``, whose ``root`` says where.
+
+    The files lie in the artifact itself (embedded data) or in a user's own folder, which is never copied.
+    """
+
+    @cached_property
+    def index(self) -> dict[str, Any]:
+        """What ``index.json`` holds."""
+        index: dict[str, Any] = json.loads((self.path / INDEX).read_text())
+        return index
+
+    @cached_property
+    def root(self) -> Path:
+        """The directory that was indexed."""
+        return (self.path / self.index["root"]).resolve()

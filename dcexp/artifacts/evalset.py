@@ -1,41 +1,24 @@
 """The evaluation set: images, labels, class names and templates of one zero-shot task, in the wds layout."""
 
 import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
-from dcexp.artifacts.base import Artifact
+from dcexp.artifacts.base import INDEX, Indexed
 from dcexp.artifacts.files import write_json
 
-INDEX = "index.json"
 CLASSNAMES = "classnames.txt"
 TEMPLATES = "zeroshot_classification_templates.txt"
 NSHARDS = "test/nshards.txt"
 LAYOUT = f"{CLASSNAMES}, {TEMPLATES}, {NSHARDS}, test/0.tar and so on"
 
 
-class EvalSet(Artifact):
-    """``index.json``, and where it points: class names, templates and the tars of the test split.
-
-    The files lie in the artifact itself (the embedded set) or in a downloaded folder, which is never copied.
-    """
+class EvalSet(Indexed):
+    """An index of class names, templates and the tars of the test split; ``root`` is in the wds layout."""
 
     kind = "evalset"
-
-    @cached_property
-    def index(self) -> dict[str, Any]:
-        """What :class:`EvalSetIndex` wrote."""
-        index: dict[str, Any] = json.loads((self.path / INDEX).read_text())
-        return index
-
-    @cached_property
-    def root(self) -> Path:
-        """The directory in the wds layout."""
-        return (self.path / self.index["root"]).resolve()
 
     @property
     def samples(self) -> int:

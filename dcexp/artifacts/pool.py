@@ -1,6 +1,5 @@
 """The pool: which samples exist, where their metadata, features and shards lie. An index, never a copy."""
 
-import json
 import zipfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -11,11 +10,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from dcexp.artifacts.base import Artifact
+from dcexp.artifacts.base import INDEX, Indexed
 from dcexp.artifacts.files import write_json
 from dcexp.artifacts.uid import Uids, parse_uids
-
-INDEX = "index.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,20 +59,13 @@ class Part:
             return arrays[name]
 
 
-class Pool(Artifact):
-    """The index of a pool: metadata parts, feature widths, shards, and a digest of all uids."""
+class Pool(Indexed):
+    """The index of a pool: metadata parts, feature widths, shards, and a digest of all uids.
+
+    ``root`` holds ``metadata/`` and ``shards/``.
+    """
 
     kind = "pool"
-
-    @cached_property
-    def index(self) -> dict[str, Any]:
-        index: dict[str, Any] = json.loads((self.path / INDEX).read_text())
-        return index
-
-    @cached_property
-    def root(self) -> Path:
-        """The directory that holds ``metadata/`` and ``shards/``."""
-        return (self.path / self.index["root"]).resolve()
 
     @property
     def rows(self) -> int:

@@ -79,6 +79,8 @@ def _compose_and_call(verb: str, words: list[str]) -> None:
 
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises, and the message is made in main()
     own = WRITES_A_LOG if verb == "run" else WRITES_NOTHING
+    if any(word.startswith(("--config-path", "-cp")) for word in words):
+        own = []  # a conf of one's own need not have our options
     # argparse, which Hydra uses, wants all overrides side by side.
     first = next((i for i, word in enumerate(words) if _is_override(word)), len(words))
     sys.argv = [sys.argv[0], *words[:first], *own, *words[first:]]

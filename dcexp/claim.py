@@ -1,52 +1,27 @@
 """One builder at a time: a lock file with a heartbeat, for processes and nodes that share a file system.
 
 A claim is taken by creating its file exclusively. The holder touches it every few seconds. A claim is dead when its
-process is gone (known at once on the same machine) or when it was not touched for ``STALE`` seconds.
+process is gone (known at once on the same machine) or when somebody who waits saw no touch for ``STALE`` seconds
+by their own clock (clocks of nodes differ).
 """
 
 import contextlib
 import json
 import logging
 import os
-import socket
+import signal
 import threading
 import time
-import uuid
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-import psutil
+from dcexp.holder import Holder
 
 log = logging.getLogger(__name__)
 
 BEAT = 5.0  # seconds between two touches
 STALE = 60.0  # seconds without a touch after which a holder on another machine counts as dead
-
-
-@dataclass(frozen=True)
-class Holder:
-    """Who holds a claim. ``started`` tells a process from a later one with the same pid."""
-
-    token: str
-    machine: str
-    pid: int
-    started: float
-
-    @classmethod
-    def here(cls) -> "Holder":
-        pid = os.getpid()
-        return cls(uuid.uuid4().hex, _machine(), pid, psutil.Process(pid).create_time())
-
-    @property
-    def gone(self) -> bool:
-        """True when it ran on this machine and runs no more."""
-        if self.machine != _machine():
-            return False
-        try:
-            return abs(psutil.Process(self.pid).create_time() - self.started) > 1
-        except psutil.NoSuchProcess:
-            return True
 
 
 @dataclass
@@ -55,10 +30,11 @@ class Claim:
 
     path: Path
     holder: Holder
+    lost: threading.Event = field(default_factory=threading.Event)
 
     def assert_held(self) -> None:
         """Raise RuntimeError when another builder took over (this process was stopped for too long)."""
-        if read_holder(self.path) != self.holder:
+        if self.lost.is_set() or read_holder(self.path) != self.holder:
             raise RuntimeError(f"lost the claim {self.path}: another process took over while this one stood still")
 
     def release(self) -> None:
@@ -68,7 +44,10 @@ class Claim:
 
 @contextlib.contextmanager
 def claimed(path: Path, done: Callable[[], bool]) -> Iterator[Claim | None]:
-    """Hold the claim ``path`` for the block, waiting for another holder; yield None once ``done()`` is true."""
+    """Hold the claim ``path`` for the block, waiting for another holder; yield None once ``done()`` is true.
+
+    Raises RuntimeError in the block as soon as it is seen that another process took over.
+    """
     claim = _acquire(path, done)
     if claim is None:
         yield None
@@ -78,6 +57,9 @@ def claimed(path: Path, done: Callable[[], bool]) -> Iterator[Claim | None]:
     beat.start()
     try:
         yield claim
+    except KeyboardInterrupt:
+        claim.assert_held()  # the heartbeat interrupts too
+        raise
     finally:
         stop.set()
         beat.join()
@@ -105,24 +87,47 @@ def _parse(text: str | None) -> Holder | None:
 
 def _acquire(path: Path, done: Callable[[], bool]) -> Claim | None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    me, waiting = Holder.here(), False
+    claim, waiting = Claim(path, Holder.here()), _Watch()
     while not done():
-        if _create(path, me):
-            return Claim(path, me)
+        if _create(path, claim.holder):
+            if not done():
+                return claim
+            claim.release()  # the one before us finished between our two looks
+            return None
         text = _text(path)
-        if _dead(path, text):
+        if waiting.is_dead(path, text):
             _bury(path, text)
-            continue
-        if not waiting:
-            other = _parse(text)
-            log.info(
-                "waiting: %s is made by %s",
-                path.stem,
-                f"pid {other.pid} on {other.machine}" if other else "?",
-            )
-            waiting = True
-        time.sleep(0.2)
+        else:
+            waiting.say(path, text)
+            time.sleep(0.2)
     return None
+
+
+class _Watch:
+    """What one who waits has seen of a claim."""
+
+    def __init__(self) -> None:
+        self._state: tuple[str | None, float] = (None, 0.0)
+        self._since = time.monotonic()
+        self._said = False
+
+    def is_dead(self, path: Path, text: str | None) -> bool:
+        """True when the claim that reads ``text`` is held by nobody who lives."""
+        try:
+            state = (text, path.stat().st_mtime)
+        except FileNotFoundError:
+            return False
+        if state != self._state:
+            self._state, self._since = state, time.monotonic()
+        holder = _parse(text)
+        return time.monotonic() - self._since > STALE or (holder is not None and holder.gone)
+
+    def say(self, path: Path, text: str | None) -> None:
+        if not self._said:
+            holder = _parse(text)
+            by = f"pid {holder.pid} on {holder.machine.partition('/')[0]}" if holder else "another process"
+            log.info("waiting: %s is made by %s", path.stem, by)
+            self._said = True
 
 
 def _create(path: Path, me: Holder) -> bool:
@@ -131,23 +136,15 @@ def _create(path: Path, me: Holder) -> bool:
             file.write(json.dumps(asdict(me)))
     except FileExistsError:
         return False
+    except OSError:
+        path.unlink(missing_ok=True)  # a full disk must not leave an empty claim for all to wait for
+        raise
     return True
 
 
-def _dead(path: Path, text: str | None) -> bool:
-    """True when the claim that reads ``text`` is held by nobody who lives."""
-    holder = _parse(text)
-    try:
-        age = time.time() - path.stat().st_mtime
-    except FileNotFoundError:
-        return False
-    return text is not None and (age > STALE or (holder is not None and holder.gone))
-
-
 def _bury(path: Path, dead: str | None) -> None:
-    """Remove a dead claim; the grave's name carries the dead token, so only one of many finders removes it.
-
-    What is removed is looked at again inside: another finder may have buried it and a living one come since.
+    """Remove a dead claim. The grave's name carries the dead token, so of many finders one digs, and looks again
+    inside: another finder may have buried it before, and a living one come since.
     """
     holder = _parse(dead)
     grave = path.with_name(f"{path.name}.{holder.token if holder else 'torn'}.dead")
@@ -156,24 +153,23 @@ def _bury(path: Path, dead: str | None) -> None:
     except FileExistsError:
         with contextlib.suppress(FileNotFoundError):
             if time.time() - grave.stat().st_mtime > STALE:
-                grave.unlink()
+                grave.unlink()  # the finder was killed while digging
         time.sleep(0.05)
         return
-    if _text(path) == dead and _dead(path, dead):
-        log.warning("the builder that held %s is gone; going on from what it left", path.stem)
-        path.unlink(missing_ok=True)
+    with contextlib.suppress(FileNotFoundError):
+        if _text(path) == dead:
+            path.replace(grave)
+            log.warning("the builder that held %s is gone; going on from what it left", path.stem)
     grave.unlink(missing_ok=True)
 
 
 def _beat(claim: Claim, stop: threading.Event) -> None:
     while not stop.wait(BEAT):
-        if read_holder(claim.path) == claim.holder:
-            with contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(OSError):  # a file system that fails for a moment must not end the heartbeat
+            holder = read_holder(claim.path)
+            if holder == claim.holder:
                 os.utime(claim.path)
-
-
-def _machine() -> str:
-    """This machine and boot, and the pid namespace: the place in which a pid means something."""
-    boot, space = Path("/proc/sys/kernel/random/boot_id"), Path("/proc/self/ns/pid")
-    boot_id = boot.read_text().strip() if boot.exists() else str(int(psutil.boot_time()))
-    return f"{socket.gethostname()}/{boot_id}/{space.readlink().name if space.is_symlink() else ''}"
+            elif holder is not None:
+                claim.lost.set()
+                os.kill(os.getpid(), signal.SIGINT)  # wakes the main thread from whatever it waits for
+                return

@@ -56,19 +56,22 @@ def git_state() -> dict[str, Any]:
     return {}
 
 
+FRAME = ("stage", "store", "claim", "engines", "typecheck", "provenance", "tracker")  # how, never what
+
+
 @functools.cache
 def code_digest(module: str) -> str:
-    """sha256 over the source of a module and of what it imports from its own family (``dcexp.<family>``)."""
-    family = ".".join(module.split(".")[:2])
+    """sha256 over the source of a module and of all it imports from its own package that can decide an outcome."""
+    package = module.partition(".")[0]
+    frame = tuple(f"dcexp.{name}" for name in FRAME)
     found: dict[str, str] = {}
     queue = [module]
     while queue:
         name = queue.pop()
-        source = _source(name)
-        if name in found or source is None:
-            continue
-        found[name] = hashlib.sha256(source).hexdigest()
-        queue += [n for n in _imports(source) if n == family or n.startswith(family + ".")]
+        source = None if name in found else _source(name)
+        if source is not None:
+            found[name] = hashlib.sha256(source).hexdigest()
+            queue += [n for n in _imports(source) if n.partition(".")[0] == package and not n.startswith(frame)]
     return hashlib.sha256("".join(f"{n} {d}\n" for n, d in sorted(found.items())).encode()).hexdigest()[:16]
 
 

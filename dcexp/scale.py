@@ -75,7 +75,7 @@ class Scale:
 
     def check(self) -> None:
         """Raise ValueError, naming field, given and published value, if any value is not the published one."""
-        if not isinstance(self.recipe, Recipe):
+        if type(self.recipe) is not Recipe:
             raise ValueError(f"scale.recipe: wanted a Recipe, got {type(self.recipe).__name__}")
         _compare({f.name: getattr(self, f.name) for f in fields(self)} | {"recipe": asdict(self.recipe)})
 
@@ -129,6 +129,5 @@ def _flat(values: Mapping[str, Any], prefix: str = "scale") -> dict[str, Any]:
 
 
 def _same(given: Any, wanted: Any) -> bool:
-    if isinstance(given, bool) != isinstance(wanted, bool):
-        return False
-    return isinstance(given, type(wanted) | int) and given == wanted
+    """Equal and of the same plain type (an int may stand for a float): no subclass with an ``==`` of its own."""
+    return (type(given) is type(wanted) or (type(given) is int and type(wanted) is float)) and given == wanted

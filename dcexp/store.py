@@ -6,9 +6,11 @@ manifest is written last, then one rename makes it an artifact. After a crash th
 """
 
 import errno
+import json
 import logging
 import shutil
 import time
+import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -25,6 +27,8 @@ from dcexp.stage import Step, stage_name
 
 log = logging.getLogger(__name__)
 
+ATTEMPT = "attempt.json"  # in a .partial: what the attempt is made from
+
 
 @dataclass(kw_only=True)
 class Store:
@@ -38,9 +42,12 @@ class Store:
         return Path(self.root) / step.kind / step.name
 
     def find(self, step: Step) -> Artifact | None:
-        """The finished artifact of ``step``, or None."""
-        path = self.path(step)
-        return step.stage.makes(path) if (path / MANIFEST).is_file() else None
+        """The finished artifact of ``step``, its manifest read, or None."""
+        artifact = step.stage.makes(self.path(step))
+        try:
+            return artifact if artifact.manifest else None
+        except (FileNotFoundError, NotADirectoryError):
+            return None
 
     def build(self, step: Step, engine: Engine, rebuild: frozenset[str] = frozenset()) -> Artifact:
         """The artifact of ``step``: found, waited for, or made, inputs first.
@@ -53,60 +60,81 @@ class Store:
             _warn_if_made_by_other_code(found, step)
             return found
         inputs = {name: self.build(s, engine, rebuild) for name, s in step.steps.items()}
-        if found and (step.kind not in rebuild) and _inputs_of(found) == _digests(inputs):
-            self._fresh.add(step.key)
-            return found
-        artifact = self._claim_and_make(step, engine, inputs, replaces=found)
+        if not found or step.kind in rebuild or found.manifest["inputs"] != _digests(inputs):
+            self._claim_and_make(step, engine, inputs, replaces=found)
         self._fresh.add(step.key)
-        return artifact
+        made = self.find(step)
+        assert made is not None, f"{step.name} was made and is gone"
+        return made
 
     def _claim_and_make(
         self, step: Step, engine: Engine, inputs: Mapping[str, Artifact], replaces: Artifact | None
-    ) -> Artifact:
-        path, old = self.path(step), replaces.manifest["digest"] if replaces else ""
-        made_at = replaces.manifest["created"] if replaces else ""
+    ) -> None:
+        path, replaced = self.path(step), replaces.manifest["created"] if replaces else ""
 
         def made_by_another() -> bool:
             found = self.find(step)
-            return found is not None and (found.manifest["digest"], found.manifest["created"]) != (
-                old,
-                made_at,
-            )
+            return found is not None and found.manifest["created"] != replaced
 
-        with claimed(path.with_name(f"{path.name}.lock"), made_by_another) as claim:
+        with _speaking_of(step, path), claimed(path.with_name(f"{path.name}.lock"), made_by_another) as claim:
             if claim is None:
                 log.info("have   %s/%s (made by another process)", step.kind, step.name)
             else:
-                with _speaking_of(step, path):
-                    self._make(step, engine, inputs, claim)
-        return step.stage.makes(path)
+                self._make(step, engine, inputs, claim, replaced)
 
-    def _make(self, step: Step, engine: Engine, inputs: Mapping[str, Artifact], claim: Claim) -> None:
+    def _make(self, step: Step, engine: Engine, inputs: Mapping[str, Artifact], claim: Claim, replaced: str) -> None:
         path = self.path(step)
         partial = path.with_name(f"{path.name}.partial")
-        log.info("%s %s/%s", "resume" if partial.exists() else "make  ", step.kind, step.name)
-        partial.mkdir(parents=True, exist_ok=True)
+        origin = _origin(step, engine, inputs)
+        resumes = _prepare(partial, {**origin, "replaced": replaced})
+        log.info("%s %s/%s", "resume" if resumes else "make  ", step.kind, step.name)
         started = time.monotonic()
         with PeakMemory() as memory:
             summary = step.stage.run(partial, engine, **inputs, **step.values)
         if not summary.counts.add_up:
             raise AssertionError(f"{stage_name(type(step.stage))} lost count of its samples: {summary.counts}")
-        manifest = _manifest(step, engine, inputs, summary, partial)
-        manifest |= {"seconds": round(time.monotonic() - started, 3), "peak_memory_bytes": memory.bytes}
+        if origin["inputs"] != _digests({name: self.find(s) for name, s in step.steps.items()}):
+            raise RuntimeError(
+                f"an input of {step.kind}/{step.name} was rebuilt meanwhile; give the same command again"
+            )
+        spent = {"seconds": round(time.monotonic() - started, 3), "peak_memory_bytes": memory.bytes}
         claim.assert_held()
-        write_json(partial / MANIFEST, manifest)
+        write_json(partial / MANIFEST, _manifest(step, partial, summary) | origin | spent)
         _swap(partial, path)
-        log.info("made   %s/%s: %s (%.1f s)", step.kind, step.name, summary.counts, manifest["seconds"])
+        log.info("made   %s/%s: %s (%.1f s)", step.kind, step.name, summary.counts, spent["seconds"])
 
 
 def is_payload(name: str) -> bool:
     """True for the files of an artifact that are its content: not the manifest, not what an attempt left."""
-    return name != MANIFEST and not name.endswith(".tmp")
+    return name not in (MANIFEST, ATTEMPT) and not name.endswith(".tmp")
 
 
-def _manifest(
-    step: Step, engine: Engine, inputs: Mapping[str, Artifact], summary: Summary, folder: Path
-) -> dict[str, Any]:
+def _origin(step: Step, engine: Engine, inputs: Mapping[str, Artifact]) -> dict[str, Any]:
+    """What the outcome is made from, as it stands before the work: it may change while hours of work go on."""
+    return {
+        "inputs": _digests(inputs),
+        "code": code_digest(type(step.stage).__module__),
+        "git": git_state(),
+        "versions": versions(),
+        "engine": {"name": type(engine).__name__, "workers": engine.workers, "devices": engine.devices},
+    }
+
+
+def _prepare(partial: Path, attempt: Mapping[str, Any]) -> bool:
+    """Make ``partial`` ready: keep what an interrupted attempt left if it was made from the same, else empty it."""
+    same = {key: attempt[key] for key in ("inputs", "code", "versions", "replaced")}
+    same["devices"] = attempt["engine"]["devices"]
+    note = partial / ATTEMPT
+    resumes = note.is_file() and json.loads(note.read_text()) == same
+    if partial.exists() and not resumes:
+        if any(map(is_payload, map(str, partial.iterdir()))):
+            log.info("what is left in %s was made from something else; starting anew", partial.name)
+        shutil.rmtree(partial)
+    write_json(note, same)
+    return resumes
+
+
+def _manifest(step: Step, folder: Path, summary: Summary) -> dict[str, Any]:
     for leftover in folder.rglob("*.tmp"):
         leftover.unlink()
     files = file_digests(folder, skip=lambda name: not is_payload(name))
@@ -117,33 +145,23 @@ def _manifest(
         "created": datetime.now(UTC).isoformat(timespec="microseconds"),
         "digest": digest_of(files),
         "summary": summary.as_dict(),
-        "inputs": _digests(inputs),
         "lineage": step.lineage(),
-        "code": code_digest(type(step.stage).__module__),
-        "git": git_state(),
-        "versions": versions(),
-        "engine": {"name": type(engine).__name__, "workers": engine.workers, "devices": engine.devices},
         "files": files,
     }
 
 
 def _swap(partial: Path, path: Path) -> None:
     """Give ``partial`` its final name; an artifact that is replaced steps aside first and is then deleted."""
-    old = path.with_name(f"{path.name}.old")
-    shutil.rmtree(old, ignore_errors=True)
+    (partial / ATTEMPT).unlink(missing_ok=True)
     if path.exists():
-        path.replace(old)
+        path.replace(path.with_name(f"{path.name}.{uuid.uuid4().hex}.old"))
     partial.replace(path)
-    shutil.rmtree(old, ignore_errors=True)
+    for old in path.parent.glob(f"{path.name}.*.old"):
+        shutil.rmtree(old, ignore_errors=True)  # what a reader still holds open goes at the next rebuild
 
 
 def _digests(inputs: Mapping[str, Artifact]) -> dict[str, str]:
     return {name: artifact.manifest["digest"] for name, artifact in inputs.items()}
-
-
-def _inputs_of(artifact: Artifact) -> dict[str, str]:
-    inputs: dict[str, str] = artifact.manifest["inputs"]
-    return inputs
 
 
 def _warn_if_made_by_other_code(artifact: Artifact, step: Step) -> None:

@@ -76,10 +76,52 @@ def test_a_claim_from_another_machine_is_dead_only_when_its_heartbeat_stopped(tm
     stop = time.monotonic() + 0.6
     with claimed(path, lambda: time.monotonic() > stop) as claim:
         assert claim is None, "a fresh heartbeat means alive"
-    old = time.time() - claims.STALE - 1
-    os.utime(path, (old, old))
+    monkeypatch.setattr(claims, "STALE", 0.5)
     with claimed(path, never) as claim:
         claim.assert_held()
+
+
+def test_another_machines_clock_may_be_wrong(tmp_path):
+    path = tmp_path / "x.lock"
+    path.write_text(json.dumps(dataclasses.asdict(dataclasses.replace(Holder.here(), machine="another"))))
+    os.utime(path, (1, 1))
+    stop = time.monotonic() + 0.6
+    with claimed(path, lambda: time.monotonic() > stop) as claim:
+        assert claim is None
+
+
+def test_who_finds_it_done_after_taking_the_claim_lets_go(tmp_path):
+    answers = iter([False, True])
+    with claimed(tmp_path / "x.lock", lambda: next(answers)) as claim:
+        assert claim is None
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_takeover_interrupts_the_sleeper_that_woke(tmp_path, monkeypatch):
+    monkeypatch.setattr(claims, "BEAT", 0.05)
+    path = tmp_path / "x.lock"
+    with pytest.raises(RuntimeError, match="took over"), claimed(path, never) as claim:
+        path.write_text(json.dumps(dataclasses.asdict(dataclasses.replace(claim.holder, token="other"))))
+        time.sleep(20)
+
+
+def test_the_heartbeat_outlives_a_file_system_that_fails_for_a_moment(tmp_path, monkeypatch):
+    monkeypatch.setattr(claims, "BEAT", 0.05)
+    path = tmp_path / "x.lock"
+    failing = iter([OSError(116, "Stale file handle")])
+    utime = os.utime
+
+    def fails_once(*args):
+        for error in failing:
+            raise error
+        utime(*args)
+
+    with claimed(path, never):
+        monkeypatch.setattr(claims.os, "utime", fails_once)
+        time.sleep(0.2)
+        utime(path, (1, 1))
+        time.sleep(0.3)
+        assert path.stat().st_mtime > 2
 
 
 def test_a_sleeper_whose_claim_was_taken_notices(tmp_path):

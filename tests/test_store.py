@@ -157,3 +157,85 @@ def test_the_same_inputs_give_the_same_digest(tmp_path):
         Store(root=str(tmp_path / name)).build(Write(text="x").step(), ENGINE).manifest["digest"] for name in "ab"
     }
     assert len(digests) == 1
+
+
+def test_what_was_left_by_an_attempt_on_other_inputs_is_not_continued(store, monkeypatch):
+    source = Write(text="a").step()
+    step = Bind(text="b").step(a=source)
+    with pytest.raises(OSError):
+        store.build(Bind(text="b", fail="full").step(a=source), ENGINE)
+    original = Write.run
+
+    def changed(self, out, engine, **inputs):
+        summary = original(self, out, engine, **inputs)
+        if type(self) is Write:
+            (out / "note.txt").write_text("other")
+        return summary
+
+    monkeypatch.setattr(Write, "run", changed)
+    store.build(source, ENGINE, rebuild=frozenset({"note"}))
+    artifact = Store(root=store.root).build(step, ENGINE, rebuild=frozenset({"note"}))
+    assert artifact.text == "other+b" and artifact.summary["continued"] is False
+
+
+def test_rebuild_does_not_continue_what_an_earlier_build_left(store):
+    step = Write(text="x").step()
+    store.build(step, ENGINE)
+    with pytest.raises(OSError):
+        Store(root=store.root).build(Write(text="x", fail="full").step(), ENGINE, rebuild=frozenset({"note"}))
+    again = Store(root=store.root).build(step, ENGINE, rebuild=frozenset({"note"}))
+    assert again.summary["continued"] is True, "the same rebuild goes on"
+    partial = again.path.with_name(f"{again.path.name}.partial")
+    partial.mkdir()
+    (partial / "half.txt").write_text("of unknown origin")
+    last = Store(root=store.root).build(step, ENGINE, rebuild=frozenset({"note"}))
+    assert last.summary["continued"] is False
+
+
+def test_an_input_that_is_rebuilt_meanwhile_is_noticed(store, monkeypatch):
+    source = Write(text="a").step()
+    store.build(source, ENGINE)
+    original = Bind.run
+
+    def run(self, out, engine, **inputs):
+        manifest = store.path(source) / "manifest.json"
+        manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "digest": "another"}))
+        return original(self, out, engine, **inputs)
+
+    monkeypatch.setattr(Bind, "run", run)
+    with pytest.raises(RuntimeError, match="was rebuilt meanwhile"):
+        store.build(Bind(text="b").step(a=source), ENGINE)
+    assert store.find(Bind(text="b").step(a=source)) is None
+
+
+def test_killed_between_the_two_renames_of_a_rebuild(store, monkeypatch):
+    step = Write(text="x").step()
+    path = store.build(step, ENGINE).path
+    path.rename(path.with_name(f"{path.name}.abc.old"))
+    assert store.find(step) is None
+    assert store.build(step, ENGINE).text == "x"
+    assert [p.name for p in path.parent.iterdir()] == [path.name]
+
+
+@pytest.mark.parametrize("content", ["", "{}", "[]", "not json"])
+def test_a_damaged_manifest_is_named_with_the_remedy(store, content):
+    path = store.build(Write(text="x").step(), ENGINE).path
+    (path / "manifest.json").write_text(content)
+    with pytest.raises(ValueError, match=r"manifest\.json is damaged .* makes it anew"):
+        Store(root=store.root).build(Write(text="x").step(), ENGINE)
+
+
+def test_the_code_that_decides_is_in_the_digest():
+    from dcexp.provenance import _imports, _source, code_digest
+
+    def reached(module, seen):
+        if module not in seen and (source := _source(module)):
+            seen.add(module)
+            for name in _imports(source):
+                if name.startswith("dcexp."):
+                    reached(name, seen)
+        return seen
+
+    assert "dcexp.embedded.dirt" in reached("dcexp.sources.digits", set())
+    assert "dcexp.model" in reached("dcexp.training.train", set())
+    assert code_digest("dcexp.sources.digits") != code_digest("dcexp.sources.commonpool")

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 MANIFEST = "manifest.json"
+REQUIRED = ("kind", "key", "created", "digest", "summary", "inputs", "lineage", "code", "files")
 INDEX = "index.json"
 
 
@@ -56,8 +57,16 @@ class Artifact:
 
     @cached_property
     def manifest(self) -> dict[str, Any]:
-        """The manifest, as :meth:`dcexp.store.Store.build` wrote it."""
-        manifest: dict[str, Any] = json.loads((self.path / MANIFEST).read_text())
+        """The manifest, as :meth:`dcexp.store.Store.build` wrote it. Raises ValueError for a damaged one."""
+        path = self.path / MANIFEST
+        try:
+            manifest: dict[str, Any] = json.loads(path.read_text())
+            if missing := [key for key in REQUIRED if key not in manifest]:
+                raise ValueError(f"it lacks {', '.join(missing)}")
+        except (ValueError, TypeError) as error:
+            raise ValueError(
+                f"{path} is damaged ({error}); delete {self.path}, and the same command makes it anew"
+            ) from None
         return manifest
 
     @property

@@ -35,8 +35,10 @@ def main() -> None:
         _stop("interrupted. Finished pieces are kept: the same command goes on from them", 130)
     except Exception as error:
         cause = _innermost(error)
-        if traceback_wanted or not (_is_users(cause) or (cause is not error and isinstance(cause, ImportError))):
+        in_config = cause is not error and isinstance(cause, ImportError | TypeError | AttributeError)
+        if traceback_wanted or not (_is_users(cause) or in_config):
             raise
+        _note_in_log(error)
         _stop(_message(cause), 1)
 
 
@@ -69,7 +71,7 @@ def _take_verb(words: list[str]) -> str:
     if verb not in VERBS:
         near = difflib.get_close_matches(verb, VERBS, n=1)
         raise ValueError(
-            f"no verb {verb!r}{f', did you mean {near[0]!r}?' if near else ''} There are: {', '.join(VERBS)}"
+            f"no verb {verb!r}{f', did you mean {near[0]!r}?' if near else '.'} There are: {', '.join(VERBS)}"
         )
     return verb
 
@@ -78,11 +80,15 @@ def _compose_and_call(verb: str, words: list[str]) -> None:
     import hydra
 
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises, and the message is made in main()
+    if late := next((word for word in words if word in VERBS), None):
+        raise ValueError(f"{late!r} is a verb; verbs come first: python -m dcexp {late} …")
+    if verb != "run" and {"-m", "--multirun"} & set(words):
+        raise ValueError(f"{verb} takes one run, not a sweep: leave out -m and give one option per group")
     own = WRITES_A_LOG if verb == "run" else WRITES_NOTHING
     if any(word.startswith(("--config-path", "-cp")) for word in words):
         own = []  # a conf of one's own need not have our options
     # argparse, which Hydra uses, wants all overrides side by side.
-    first = next((i for i, word in enumerate(words) if _is_override(word)), len(words))
+    first = next((i for i in range(len(words)) if _is_override(words, i)), len(words))
     sys.argv = [sys.argv[0], *words[:first], *own, *words[first:]]
 
     def call(cfg: Any) -> None:
@@ -91,6 +97,7 @@ def _compose_and_call(verb: str, words: list[str]) -> None:
         from dcexp import commands
 
         refuse_shadowed_scales()
+        refuse_rebuild_in_sweep(cfg)
         logging.captureWarnings(True)
         request = instantiate(cfg)
         command: Callable[[Any], None] = getattr(commands, verb)
@@ -99,8 +106,11 @@ def _compose_and_call(verb: str, words: list[str]) -> None:
     hydra.main(version_base="1.3", config_path=str(CONF), config_name=verb)(call)()
 
 
-def _is_override(word: str) -> bool:
-    return not word.startswith("-") and ("=" in word or word[:1] in ("+", "~"))
+def _is_override(words: list[str], i: int) -> bool:
+    """True for ``key=value``, ``+key=…`` and ``~key``; not for the value of a flag before it."""
+    word, before = words[i], words[i - 1] if i else ""
+    of_flag = before in ("--config-dir", "-cd", "--config-path", "-cp", "--config-name", "-cn", "--package", "-p")
+    return not (word.startswith("-") or of_flag) and ("=" in word or word[:1] in ("+", "~"))
 
 
 def refuse_shadowed_scales() -> None:
@@ -116,12 +126,23 @@ def refuse_shadowed_scales() -> None:
             continue
         for path in sorted(folder.glob("*.yaml")):
             values: Any = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
-            values = values.get("scale", values)
+            values = values.get("scale", values) if isinstance(values, dict) else {}
+            if not isinstance(values, dict):
+                continue
             if path.stem in PUBLISHED or values.get("name") in PUBLISHED:
                 try:
                     locked(**{k: v for k, v in values.items() if k not in ("_target_", "defaults")})
                 except ValueError as error:
                     raise ValueError(f"{path} shadows a published scale. {error}") from None
+
+
+def refuse_rebuild_in_sweep(cfg: Any) -> None:
+    """Raise ValueError: every run of a sweep would make the shared pieces anew, under the hands of the others."""
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.types import RunMode
+
+    if HydraConfig.get().mode == RunMode.MULTIRUN and cfg.get("rebuild"):
+        raise ValueError("rebuild in a sweep would make shared pieces once per run: rebuild first, then sweep without")
 
 
 def _innermost(error: BaseException) -> BaseException:
@@ -155,6 +176,16 @@ def _message(error: BaseException) -> str:
             ".__init__() missing", " misses"
         )
     return text or repr(error)
+
+
+def _note_in_log(error: Exception) -> None:
+    """Put the whole traceback into the log of the run's folder, where there is one; the screen gets the message."""
+    record = logging.LogRecord(
+        __name__, logging.ERROR, __file__, 0, "stopped", None, (type(error), error, error.__traceback__)
+    )
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler, logging.FileHandler):
+            handler.handle(record)
 
 
 def _stop(message: str, code: int) -> None:

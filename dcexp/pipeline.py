@@ -49,6 +49,10 @@ class Run:
 
     def __post_init__(self) -> None:
         check_types(self)
+        if self.until == "results" and not self.tasks:
+            raise ValueError(
+                "no tasks, so there is nothing to evaluate: choose tasks=…, or stop before: until=checkpoint"
+            )
         if type(self.scale) is not Scale or type(self.train) is not Train:
             raise ValueError(
                 f"scale is a {type(self.scale).__qualname__} and train a {type(self.train).__qualname__}; "
@@ -65,6 +69,8 @@ class Run:
 
 def plan(run: Run) -> dict[str, list[Step]]:
     """Every step of the run, in order, without running any."""
+    if type(run) is not Run:
+        raise ValueError(f"a run is a {type(run).__qualname__}; published is dcexp's own Run. {RULE}")
     pool = run.source.step()
     subset = run.filter.step(pool)
     shards = run.reshard.step(pool, subset)
@@ -83,8 +89,8 @@ def execute(run: Run) -> list[Artifact]:
     """Make what ``run.until`` names, inputs first; what is there already is used."""
     steps = plan(run)
     to_make = list(missing(run, steps[run.until]))
-    for step in to_make:
-        step.stage.check(run.engine, **step.values)
+    for step in {s.key: s for target in to_make for s in (target.upstream() if run.rebuild else [target])}.values():
+        step.stage.check(run.engine, **step.values)  # a rebuild may reach every step behind what it changes
     if not to_make:
         log.info("nothing to make: every artifact is there already")
         return _finish(run, [run.store.build(step, run.engine) for step in steps[run.until]])

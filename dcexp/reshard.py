@@ -11,7 +11,7 @@ import logging
 import math
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
@@ -45,7 +45,7 @@ class Copy(Stage):
     makes = Shards
 
     shard_size: int = 10000
-    max_missing: float = 0.1
+    max_missing: float = field(default=0.1, compare=False)
 
     def __post_init__(self) -> None:
         super().__post_init__()

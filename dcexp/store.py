@@ -93,10 +93,10 @@ class Store:
             summary = step.stage.run(partial, engine, **inputs, **step.values)
         if not summary.counts.add_up:
             raise AssertionError(f"{stage_name(type(step.stage))} lost count of its samples: {summary.counts}")
-        if origin["inputs"] != _digests({name: self.find(s) for name, s in step.steps.items()}):
-            raise RuntimeError(
-                f"an input of {step.kind}/{step.name} was rebuilt meanwhile; give the same command again"
-            )
+        for name, source in step.steps.items():
+            now = self.find(source)
+            if now and now.manifest["digest"] != origin["inputs"][name]:
+                raise RuntimeError(f"{source.kind}/{source.name} was rebuilt meanwhile; give the same command again")
         spent = {"seconds": round(time.monotonic() - started, 3), "peak_memory_bytes": memory.bytes}
         claim.assert_held()
         write_json(partial / MANIFEST, _manifest(step, partial, summary) | origin | spent)

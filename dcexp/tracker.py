@@ -83,7 +83,30 @@ class Wandb(Tracker):
         import wandb
 
         mode = self.mode if self.mode != "auto" else ("online" if _has_key() else "offline")
-        wandb_run = wandb.init(
+        try:
+            wandb_run = self._begin(story, mode)
+        except wandb.errors.Error as error:
+            if self.mode != "auto":
+                raise ValueError(
+                    f"W&B ({mode}) cannot begin: {error}. tracker.mode=offline needs no network"
+                ) from error
+            log.warning("W&B cannot be reached (%s); this run is kept offline", error)
+            wandb_run, mode = self._begin(story, "offline"), "offline"
+        session = _WandbSession(wandb_run, story.curves)
+        failed = True
+        try:
+            yield session
+            failed = False
+        finally:
+            session.close()
+            wandb_run.finish(exit_code=int(failed))
+        if mode == "offline":
+            log.info("W&B offline run; to upload it: wandb sync %s", os.path.relpath(Path(wandb_run.dir).parent))
+
+    def _begin(self, story: Story, mode: Literal["online", "offline"]) -> Any:
+        import wandb
+
+        return wandb.init(
             project=self.project,
             entity=self.entity or None,
             mode=mode,
@@ -95,16 +118,6 @@ class Wandb(Tracker):
             dir=str(story.folder),
             settings=wandb.Settings(silent=True, console="off"),
         )
-        session = _WandbSession(wandb_run, story.curves)
-        failed = True
-        try:
-            yield session
-            failed = False
-        finally:
-            session.close()
-            wandb_run.finish(exit_code=int(failed))
-        if mode == "offline":
-            log.info("W&B offline run; to upload it: wandb sync %s", Path(wandb_run.dir).parent)
 
 
 class _WandbSession(Session):
@@ -128,10 +141,13 @@ class _WandbSession(Session):
             self._log_new_lines()
 
     def _log_new_lines(self) -> None:
-        for line in read_curve(self._curves):
-            if line["step"] >= self._next_step:
-                self._run.log({k: v for k, v in line.items() if k != "step"}, step=line["step"])
-                self._next_step = line["step"] + 1
+        try:
+            for line in read_curve(self._curves):
+                if line["step"] >= self._next_step:
+                    self._run.log({k: v for k, v in line.items() if k != "step"}, step=line["step"])
+                    self._next_step = line["step"] + 1
+        except Exception as error:
+            log.warning("W&B was not told of the curve: %r", error)
 
 
 def read_curve(places: Sequence[Path]) -> list[dict[str, Any]]:

@@ -1,5 +1,6 @@
 """Check the values of a dataclass against its annotations, with a message for whoever wrote the config."""
 
+import math
 import types
 from dataclasses import Field, fields
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -28,7 +29,7 @@ def fits(value: Any, hint: Any) -> bool:
     if origin is dict or (origin is not None and isinstance(value, dict)):
         return isinstance(value, dict) and all(fits(k, args[0]) and fits(v, args[1]) for k, v in value.items())
     if hint is float:
-        return isinstance(value, int | float) and not isinstance(value, bool)
+        return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
     if hint is int:
         return isinstance(value, int) and not isinstance(value, bool)
     return isinstance(value, hint) if isinstance(hint, type) else True

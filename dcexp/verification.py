@@ -6,6 +6,7 @@ from typing import Any
 
 from dcexp.artifacts.base import Artifact, Counts
 from dcexp.artifacts.files import digest_of, file_digests
+from dcexp.artifacts.results import TRAINER
 from dcexp.scale import locked
 from dcexp.stage import Step
 from dcexp.store import Store, is_payload
@@ -74,6 +75,9 @@ def _chain_faults(store: Store, step: Step, artifact: Artifact) -> Iterator[str]
         made_from = store.find(source)
         if made_from and made_from.manifest["digest"] != manifest["inputs"].get(name):
             yield f"was made from another {name} than {source.name} holds now; rebuild={step.kind} makes it anew"
+    trainer = manifest["lineage"]["stage"]["name"]
+    if step.kind == "checkpoint" and trainer != TRAINER:
+        yield f"was trained by {trainer}, not by the benchmark's recipe"
     scale: dict[str, Any] | None = manifest["lineage"]["values"].get("scale")
     if scale is not None:
         yield from _recipe_faults(scale)

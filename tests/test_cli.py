@@ -60,8 +60,13 @@ MISTAKES = {
     "filter.fractoin=0.3 filter=clip_score": ["Key 'fractoin' is not in struct"],
     "+filter.fractoin=0.3 filter=clip_score": ["ClipScoreFraction", "fractoin"],
     "filter=clip_score filter.fraction=abc": ["fraction: wanted float, got 'abc'"],
-    "filter=clip_score filter.fraction=0": ["fraction", "0"],
-    "filter=clip_score filter.fraction=1.5": ["fraction", "1.5"],
+    "filter=clip_score filter.fraction=0": ["fraction=0"],
+    "filter=clip_score filter.fraction=1.5": ["fraction=1.5"],
+    "filter=clip_score_threshold filter.threshold=-inf": ["threshold: wanted float, got -inf"],
+    "filter=none plan": ["'plan' is a verb; verbs come first"],
+    "plan -m filter=none,random": ["takes one run, not a sweep"],
+    "-m filter=none,random rebuild=pool": ["rebuild first"],
+    "~tasks.digits": ["no tasks"],
     "filter=clip_score filter.arch=l41": ["arch: wanted 'l14' | 'b32', got 'l41'"],
     "filter=uids": ["filter.path"],
     "filter=uids filter.path=nowhere.npy": ["nowhere.npy"],
@@ -72,7 +77,6 @@ MISTAKES = {
     "train.max_steps=5": ["Key 'max_steps' is not in struct"],
     "+train.max_steps=5": ["Train", "max_steps"],
     "train.accumulate=3": ["128", "accumulate"],
-    "train.precision=amp": ["amp", "train.precision"],
     "source=commonpool": ["commonpool_tiny", "source.root="],
     "filter._target_=nolab.filters.Mine": ["Error loading 'nolab.filters.Mine'"],
 }
@@ -140,3 +144,15 @@ def test_a_failing_run_of_a_sweep_fails_the_sweep_and_the_others_finish(tmp_path
         "-m filter=none,clip_score filter.fraction=0.5 until=subset source.size=600 tracker=none", tmp_path
     )
     assert done.returncode == 1 and "fraction" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_the_whole_traceback_is_in_the_log_of_the_run(monkeypatch, capsys, tmp_path):
+    dcexp(monkeypatch, capsys, "source=commonpool tasks=digits")
+    (log,) = tmp_path.glob("outputs/runs/*/*/dcexp.log")
+    assert "Traceback" in log.read_text() and "FileNotFoundError" in log.read_text()
+
+
+def test_a_config_dir_with_an_equals_sign_in_its_path(monkeypatch, capsys, tmp_path):
+    (tmp_path / "lr=1/filter").mkdir(parents=True)
+    (tmp_path / "lr=1/filter/all.yaml").write_text("_target_: dcexp.filters.none.NoFilter\n")
+    assert dcexp(monkeypatch, capsys, f"plan --config-dir '{tmp_path}/lr=1' filter=all").code == 0

@@ -45,7 +45,12 @@ class Store:
         folder = self.root / step["kind"] / step["name"]
         folder.mkdir(parents=True)
         self.made += 1
-        manifest = {"lineage": step, "created": f"2024-01-01T00:00:{self.made:02}", "summary": summary or {}}
+        manifest = {
+            "lineage": step,
+            "created": f"2024-01-01T00:00:{self.made:02}",
+            "summary": summary or {},
+            "inputs": {},
+        }
         (folder / "manifest.json").write_text(json.dumps(manifest))
         for name, content in files.items():
             (folder / f"{name}.json").write_text(json.dumps(content))
@@ -71,7 +76,7 @@ def test_the_best_filter_stands_first_with_its_size(store):
         store.result(checkpoint, score=score, name="Handwritten digits")
         if name != "random":
             subset = checkpoint["inputs"]["shards"]["inputs"]["subset"]
-            store.write(subset, {"counts": {"total": 12800, "kept": kept}})
+            store.write(subset, {"taken": kept})
     (board,) = boards(store.root)
     assert board.columns == ("Handwritten digits",)
     assert [(r.filter, r.samples, r.seeds, r.scores[0].mean) for r in board.rows] == [
@@ -85,7 +90,7 @@ def test_the_best_filter_stands_first_with_its_size(store):
 def test_the_size_of_shards_stands_in_for_a_subset_that_was_deleted(store):
     checkpoint = run()
     store.result(checkpoint)
-    store.write(checkpoint["inputs"]["shards"], {"counts": {"total": 800, "kept": 700}})
+    store.write(checkpoint["inputs"]["shards"], {"taken": 700})
     assert boards(store.root)[0].rows[0].samples == 700
 
 

@@ -14,16 +14,19 @@ from dcexp.artifacts.result import RESULT
 
 log = logging.getLogger(__name__)
 
+TRAINER = "checkpoint/Train"  # the one stage that trains by the locked recipe
+
 
 @dataclass(frozen=True, kw_only=True)
 class StoredResult:
     """The main metric of one checkpoint on one task.
 
-    ``checkpoint`` is the lineage of the checkpoint; ``task`` what the task is: its key, its class, the class's version.
+    ``checkpoint`` is the lineage of the checkpoint; ``task`` all that the task is: its definition and its data.
     """
 
     checkpoint: Node
-    task: tuple[str, str, int]
+    key: str
+    task: str
     name: str
     score: float
     created: str
@@ -36,7 +39,7 @@ def stored_runs(root: Path) -> list[Run]:
     """The results in the store ``root`` by checkpoint; of two for the same task, the newer."""
     runs: dict[str, Run] = defaultdict(dict)
     for result in sorted(stored_results(root), key=lambda result: result.created):
-        runs[result.checkpoint["key"]][result.task[0]] = result
+        runs[result.checkpoint["key"]][result.key] = result
     return list(runs.values())
 
 
@@ -55,10 +58,11 @@ def stored_results(root: Path) -> Iterator[StoredResult]:
 
 
 def samples_kept(root: Path, step: Node) -> int | None:
-    """How many samples the artifact of ``step`` kept; None when it is not in the store ``root`` any more."""
+    """Samples in the subset or shards of ``step``, repeats counted; None when they are not in the store any more."""
     try:
         manifest = json.loads((root / step["kind"] / step["name"] / MANIFEST).read_text())
-        return int(manifest["summary"]["counts"]["kept"])
+        summary = manifest["summary"]
+        return int(summary.get("taken", summary.get("written")))
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
@@ -68,6 +72,8 @@ def _result(folder: Path) -> StoredResult | None:
     line = json.loads((folder / RESULT).read_text())
     stage, checkpoint = manifest["lineage"]["stage"], ancestor(manifest["lineage"], "checkpoint")
     ancestor(checkpoint, "pool")
+    if checkpoint["stage"]["name"] != TRAINER:
+        raise ValueError(f"it was trained by {checkpoint['stage']['name']}, not by the benchmark's recipe")
     if not checkpoint["values"]["scale"]["name"]:
         raise ValueError("its scale has no name")
     score = line["metrics"]["main_metric"]
@@ -75,7 +81,12 @@ def _result(folder: Path) -> StoredResult | None:
         return None
     if not math.isfinite(score):
         raise ValueError(f"its main metric is {score}")
-    task = (line["key"], stage["name"], stage["version"])
+    data = manifest["inputs"].get("evalset", "")
     return StoredResult(
-        checkpoint=checkpoint, task=task, name=line["dataset"], score=score, created=manifest["created"]
+        checkpoint=checkpoint,
+        key=line["key"],
+        task=json.dumps([line["key"], stage, data], sort_keys=True),
+        name=line["dataset"],
+        score=score,
+        created=manifest["created"],
     )

@@ -48,9 +48,12 @@ class Local(Engine):
         if self.devices == 1:
             fn(*args)
             return
-        from torch.multiprocessing import start_processes
+        from torch.multiprocessing import ProcessExitedException, ProcessRaisedException, start_processes
 
-        start_processes(_rank, (self.devices, _free_port(), fn, args), nprocs=self.devices, start_method="spawn")
+        try:
+            start_processes(_rank, (self.devices, _free_port(), fn, args), nprocs=self.devices, start_method="spawn")
+        except (ProcessRaisedException, ProcessExitedException) as error:
+            raise RuntimeError(f"rank {error.error_index} of {self.devices} failed: {error}") from None
 
 
 @cache

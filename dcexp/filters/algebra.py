@@ -64,7 +64,7 @@ class Combination(Filter):
             raise ValueError(f"{type(self).__name__} kept 0 of {pool.rows:,} samples: {listed}, and none is in all")
         write_subset(out, kept)
         counts = Counts(total=pool.rows, kept=len(kept), dropped=pool.rows - len(kept))
-        return Summary(counts=counts, facts={"parts": sizes})
+        return Summary(counts=counts, facts={"taken": len(kept), "parts": sizes})
 
 
 @dataclass(frozen=True, kw_only=True)

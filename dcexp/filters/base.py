@@ -125,4 +125,4 @@ def finish(stage: Stage, out: Path, pool: Pool, kept: Iterable[tuple[Uids, int]]
         raise ValueError(f"{stage.label} kept 0 of {pool.rows:,} samples{without}; loosen the filter's settings")
     chosen = write_subset(out, chosen[:filled])
     counts = Counts(total=pool.rows, kept=filled, dropped=pool.rows - filled - missing, missing=missing)
-    return Summary(counts=counts, facts={"distinct": int(firsts(chosen).sum())})
+    return Summary(counts=counts, facts={"taken": len(chosen), "distinct": int(firsts(chosen).sum())})

@@ -28,7 +28,7 @@ class UidList(Filter):
     """
 
     path: str = field(compare=False)
-    foreign: Literal["refuse", "drop"] = "refuse"
+    foreign: Literal["refuse", "drop"] = field(default="refuse", compare=False)
 
     def step(self, pool: Step) -> Step:
         """The step, with a digest of the file's content ("missing" when it is not there yet)."""
@@ -57,7 +57,7 @@ class UidList(Filter):
         if len(foreign):
             listed = write_subset(out, listed[found[np.flatnonzero(first)[np.cumsum(first) - 1]]])
         counts = Counts(total=pool.rows + len(foreign), kept=rows, dropped=pool.rows - rows, missing=len(foreign))
-        return Summary(counts=counts, facts=facts)
+        return Summary(counts=counts, facts={**facts, "taken": len(listed)})
 
     @property
     def _path(self) -> Path:

@@ -4,8 +4,20 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from dcexp.artifacts.base import Artifact
+from dcexp.artifacts.evalset import EvalSet
 from dcexp.artifacts.result import Result
 from dcexp.stage import Stage, Step, Value
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvalSource(Stage):
+    """Where the data of a task come from: makes an evaluation set. Subclass it and write ``run``."""
+
+    makes: ClassVar[type[Artifact]] = EvalSet
+
+    def step(self) -> Step:
+        """This source as a step. One whose files may change adds a digest of them here."""
+        return Step(self, {})
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,20 +2,18 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
-from dcexp.artifacts.base import Artifact, Counts, Summary
-from dcexp.artifacts.evalset import EvalSet, EvalSetIndex, test_tars
+from dcexp.artifacts.base import Counts, Summary
+from dcexp.artifacts.evalset import EvalSetIndex, test_tars
 from dcexp.engines.base import Engine
-from dcexp.stage import Stage
+from dcexp.tasks.base import EvalSource
 from dcexp.tasks.examples import count_examples
 
 
 @dataclass(frozen=True, kw_only=True)
-class DigitsTestSet(Stage):
+class DigitsTestSet(EvalSource):
     """The test scans of the embedded digits (``dcexp/embedded``), written in upstream's layout."""
-
-    makes: ClassVar[type[Artifact]] = EvalSet
 
     def run(self, out: Path, engine: Engine, **inputs: Any) -> Summary:
         from dcexp.embedded.testset import write_testset

@@ -1,26 +1,37 @@
 """Evaluation sets that were downloaded: indexed where they lie."""
 
-from dataclasses import dataclass
+import hashlib
+import json
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
-from dcexp.artifacts.base import Artifact, Counts, Summary
-from dcexp.artifacts.evalset import LAYOUT, EvalSet, EvalSetIndex, listing, test_tars
+from dcexp.artifacts.base import Counts, Summary
+from dcexp.artifacts.evalset import LAYOUT, EvalSetIndex, listing, test_tars
 from dcexp.engines.base import Engine
-from dcexp.stage import Stage, Value
+from dcexp.stage import Step, Value
+from dcexp.tasks.base import EvalSource
 from dcexp.tasks.examples import count_examples
 
 
 @dataclass(frozen=True, kw_only=True)
-class LocalEvalSet(Stage):
+class LocalEvalSet(EvalSource):
     """The evaluation set in ``<root>/<folder>``, in upstream's layout (``wds_<name>_test``); nothing is copied.
 
     Indexing reads the headers of the tars: a truncated one is found here, before a model is loaded.
     """
 
-    makes: ClassVar[type[Artifact]] = EvalSet
-    root: str
+    root: str = field(compare=False)
     folder: str
+
+    def step(self) -> Step:
+        """The step, with the absolute path and a digest of the listing: other files are another set."""
+        folder = Path(self.root).expanduser().resolve() / self.folder
+        try:
+            files = json.dumps(listing(folder), sort_keys=True)
+        except (FileNotFoundError, NotADirectoryError):
+            files = "missing"
+        return Step(self, {"path": str(folder), "listing": hashlib.sha256(files.encode()).hexdigest()})
 
     @property
     def label(self) -> str:
@@ -28,7 +39,7 @@ class LocalEvalSet(Stage):
 
     def check(self, engine: Engine, **values: Value) -> None:
         """Raise FileNotFoundError, saying where it was looked for and how to get it, if any file is missing."""
-        folder = Path(self.root) / self.folder
+        folder = Path(self.root).expanduser() / self.folder
         try:
             listing(folder)
         except (FileNotFoundError, NotADirectoryError) as error:
@@ -41,7 +52,7 @@ class LocalEvalSet(Stage):
 
     def run(self, out: Path, engine: Engine, **inputs: Any) -> Summary:
         self.check(engine)
-        folder = (Path(self.root) / self.folder).resolve()
+        folder = (Path(self.root).expanduser() / self.folder).resolve()
         samples = sum(engine.map(count_examples, test_tars(folder), what=f"index {self.folder}"))
         index = EvalSetIndex.of(folder, samples, as_root=str(folder))
         index.write(out)

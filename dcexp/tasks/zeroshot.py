@@ -11,8 +11,8 @@ from dcexp.artifacts.checkpoint import Checkpoint
 from dcexp.artifacts.evalset import EvalSet
 from dcexp.artifacts.result import write_result
 from dcexp.engines.base import Engine
-from dcexp.stage import Stage, Step
-from dcexp.tasks.base import Task
+from dcexp.stage import Step
+from dcexp.tasks.base import EvalSource, Task
 from dcexp.tasks.examples import examples
 from dcexp.tasks.metrics import classification_metrics
 
@@ -28,18 +28,10 @@ class ZeroShot(Task):
 
     classes: int
     metric: Literal["acc1", "mean_per_class_recall"] = "acc1"
-    data: Stage = field(compare=False)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.data.makes is not EvalSet:
-            raise ValueError(
-                f"task {self.key}: data is a {type(self.data).__name__}, which makes a {self.data.kind}; "
-                "wanted a stage that makes an evalset"
-            )
+    data: EvalSource = field(compare=False)
 
     def step(self, checkpoint: Step) -> Step:
-        return Step(self, {"checkpoint": checkpoint, "evalset": Step(self.data, {})})
+        return Step(self, {"checkpoint": checkpoint, "evalset": self.data.step()})
 
     def run(self, out: Path, engine: Engine, *, checkpoint: Checkpoint, evalset: EvalSet) -> Summary:
         """Evaluate ``checkpoint`` on ``evalset`` and write the result into ``out``."""

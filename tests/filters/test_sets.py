@@ -91,7 +91,7 @@ def test_a_list_in_every_format_with_repeats(pool, uids, tmp_path, name, write):
     subset, summary = selected(UidList(path=str(tmp_path / name)), pool, tmp_path / "out")
     assert as_pairs(subset.uids()) == sorted(as_pairs(listed))
     assert (summary.counts.kept, summary.counts.dropped) == (2, 98)
-    assert summary.facts == {"listed": 3, "listed_distinct": 2}
+    assert summary.facts == {"listed": 3, "listed_distinct": 2, "taken": 3}
 
 
 def test_foreign_uids_are_refused_with_examples_or_dropped(pool, uids, tmp_path):

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import numpy as np
 from PIL import Image
 
-from dcexp.artifacts.base import Artifact, Counts, Summary
+from dcexp.artifacts.base import REQUIRED, Artifact, Counts, Summary
 from dcexp.artifacts.checkpoint import Checkpoint
 from dcexp.artifacts.files import write_json
 from dcexp.engines.base import Engine
@@ -110,7 +110,8 @@ def checkpoint(folder: Path, seed: int = 0) -> Checkpoint:
     folder.mkdir(parents=True)
     Untrained().run(folder, None, seed=seed)  # type: ignore[arg-type]
     lineage = {"values": {"scale": {"name": "tiny", "recipe": {"model": MODEL}}}}
-    write_json(folder / "manifest.json", {"digest": f"{folder}", "lineage": lineage})
+    whole = dict.fromkeys(REQUIRED, "")
+    write_json(folder / "manifest.json", {**whole, "digest": f"{folder}", "lineage": lineage})
     return Checkpoint(folder)
 
 

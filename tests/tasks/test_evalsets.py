@@ -100,11 +100,13 @@ def test_an_index_inside_its_set_survives_a_move(folder, tmp_path):
 
 
 def test_the_key_follows_where_and_which(folder):
-    from dcexp.stage import Step
-
-    keys = {Step(LocalEvalSet(root=r, folder=f), {}).key for r in ("a", "b") for f in ("wds_x_test", "wds_y_test")}
+    keys = {LocalEvalSet(root=r, folder=f).step().key for r in ("a", "b") for f in ("wds_x_test", "wds_y_test")}
     assert len(keys) == 4
-    assert Step(local(folder), {}).name.startswith("wds_zoo_test-")
+    here = local(folder).step()
+    assert here.name.startswith("wds_zoo_test-")
+    assert here.key == LocalEvalSet(root=f"{folder.parent}/x/..", folder=folder.name).step().key
+    (folder / "classnames.txt").write_text("one\ntwo\n")
+    assert here.key != local(folder).step().key
 
 
 def test_the_embedded_set_is_complete_and_always_the_same(tmp_path):

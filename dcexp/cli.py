@@ -3,6 +3,7 @@
 import difflib
 import logging
 import os
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -97,7 +98,7 @@ def _compose_and_call(verb: str, words: list[str]) -> None:
         from dcexp import commands
 
         refuse_shadowed_scales()
-        refuse_rebuild_in_sweep(cfg)
+        refuse_mixed_up_sweeps(cfg)
         logging.captureWarnings(True)
         request = instantiate(cfg)
         command: Callable[[Any], None] = getattr(commands, verb)
@@ -136,12 +137,16 @@ def refuse_shadowed_scales() -> None:
                     raise ValueError(f"{path} shadows a published scale. {error}") from None
 
 
-def refuse_rebuild_in_sweep(cfg: Any) -> None:
-    """Raise ValueError: every run of a sweep would make the shared pieces anew, under the hands of the others."""
+def refuse_mixed_up_sweeps(cfg: Any) -> None:
+    """Raise ValueError for a sweep without -m, and for rebuild in one: each run would remake what the others use."""
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
 
-    if HydraConfig.get().mode == RunMode.MULTIRUN and cfg.get("rebuild"):
+    hydra_cfg = HydraConfig.get()
+    sweep = hydra_cfg.mode == RunMode.MULTIRUN
+    if not sweep and (hydra_cfg.sweeper.get("params") or "Basic" not in hydra_cfg.launcher.get("_target_", "Basic")):
+        raise ValueError("these words describe a sweep, which -m starts: python -m dcexp -m …")
+    if sweep and cfg.get("rebuild"):
         raise ValueError("rebuild in a sweep would make shared pieces once per run: rebuild first, then sweep without")
 
 
@@ -159,9 +164,11 @@ def _is_users(error: BaseException) -> bool:
     """True for what a user can mend: bad values, missing files, full disks, dead workers, config mistakes."""
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
+    from yaml import YAMLError
 
-    kinds = (ValueError, OSError, FloatingPointError, HydraException, OmegaConfBaseException)
-    return isinstance(error, kinds) or type(error) is RuntimeError or _is_wrong_argument(error)
+    kinds = (ValueError, OSError, FloatingPointError, YAMLError, HydraException, OmegaConfBaseException)
+    from_slurm = type(error).__module__.startswith("submitit")
+    return from_slurm or isinstance(error, kinds) or type(error) is RuntimeError or _is_wrong_argument(error)
 
 
 def _is_wrong_argument(error: BaseException) -> bool:
@@ -175,7 +182,23 @@ def _message(error: BaseException) -> str:
         return text.replace(".__init__() got an unexpected keyword argument", " has no field").replace(
             ".__init__() missing", " misses"
         )
+    if "Viable" in text or "mismatched input" in text or "extraneous input" in text:
+        text += "\nA value with spaces, '~', '=' or accents wants quotes within quotes: 'source.root=\"/my path\"'"
+    elif "is not in struct" in text:
+        key = text.partition("full_key: ")[2].partition("\n")[0]
+        text = f"no key {key!r} here{_near(key)}. To see what there is, add: --cfg job"
+    elif "Missing mandatory value" in text:
+        key = text.partition("full_key: ")[2].partition("\n")[0]
+        text = f"{key} has no value yet; give one: {key}=…"
     return text or repr(error)
+
+
+def _near(key: str) -> str:
+    """The key of any option that is spelt nearly like ``key``, as a question."""
+    group, _, name = key.rpartition(".")
+    words = re.findall(r"^\s*(\w+):", "\n".join(p.read_text() for p in CONF.rglob("*.yaml")), flags=re.MULTILINE)
+    near = difflib.get_close_matches(name, set(words), n=1)
+    return f"; did you mean '{group}.{near[0]}'?" if near and group and near[0] != name else ""
 
 
 def _note_in_log(error: Exception) -> None:

@@ -4,6 +4,7 @@ import os
 from collections import Counter
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Column, Table
 
 from dcexp.artifacts.result import Result
@@ -49,7 +50,7 @@ def plan(request: Run) -> None:
     crowd = {kind: n for kind, n in Counter(s.kind for s in chain.values()).items() if n > FOLD}
     for step in chain.values():
         if step.kind not in crowd:
-            table.add_row(_state(request, step, to_make), step.kind, step.name, step.stage.cost(**step.values))
+            table.add_row(_state(request, step, to_make), step.kind, step.name, _outlook(request, step, to_make))
     for kind, n in crowd.items():
         making = sum(s.key in to_make for s in chain.values() if s.kind == kind)
         table.add_row(f"make {making}" if making else "have", kind, f"{n} artifacts", "")
@@ -62,17 +63,27 @@ def _state(request: Run, step: Step, to_make: set[str]) -> str:
     return "[green]have" if request.store.find(step) else "[dim]not needed"
 
 
+def _outlook(request: Run, step: Step, to_make: set[str]) -> str:
+    """What the step costs, or the first line of what stands in its way."""
+    if step.key in to_make:
+        try:
+            step.stage.check(request.engine, **step.values)
+        except (ValueError, OSError) as error:
+            return f"[red]{escape(str(error).splitlines()[0])}"
+    return step.stage.cost(**step.values)
+
+
 def verify(request: Run) -> None:
     """Check the whole chain of a finished run; raise ValueError when anything is not as it was recorded."""
     table = Table("", "kind", Column("artifact", overflow="fold"), "found", title="verify")
     faulty = 0
     for finding in findings_of(request.store, steps_of(request)[request.until]):
         faulty += bool(finding.faults)
-        mark = "[red]fault" if finding.faults else "[green]ok"
+        mark = "[red]fault" if finding.faults else "[green]ok" if finding.files else "[dim]–"
         table.add_row(mark, finding.kind, finding.name, "\n".join(finding.faults) or finding.note)
     Console().print(table)
     if faulty:
-        raise ValueError(f"{faulty} of {table.row_count} artifacts are not as recorded")
+        raise ValueError(f"{faulty} of {table.row_count} artifacts are not as recorded; rebuild=<kind> makes them anew")
 
 
 def leaderboard(request: Request) -> None:

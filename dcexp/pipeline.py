@@ -58,6 +58,7 @@ class Run:
                 f"scale is a {type(self.scale).__qualname__} and train a {type(self.train).__qualname__}; "
                 f"published are dcexp's own Scale and Train. {RULE}"
             )
+        self.scale.check()
         if unknown := self.rebuild_kinds - set(KINDS):
             raise ValueError(f"rebuild={','.join(sorted(unknown))}: wanted one or more of {', '.join(KINDS)}")
 
@@ -90,6 +91,7 @@ def execute(run: Run) -> list[Artifact]:
     steps = plan(run)
     to_make = list(missing(run, steps[run.until]))
     for step in {s.key: s for target in to_make for s in (target.upstream() if run.rebuild else [target])}.values():
+        step.stage.check_machine(run.engine, **step.values)
         step.stage.check(run.engine, **step.values)  # a rebuild may reach every step behind what it changes
     if not to_make:
         log.info("nothing to make: every artifact is there already")

@@ -11,7 +11,7 @@ import logging
 import math
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -45,7 +45,7 @@ class Copy(Stage):
     makes = Shards
 
     shard_size: int = 10000
-    max_missing: float = field(default=0.1, compare=False)
+    max_missing: float = 0.1
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -142,7 +142,7 @@ def _write(out: Path, item: tuple[int, Shard]) -> None:
 def _report_missing(out: Path, tallies: Tallies, pool: Pool, tolerated: float) -> int:
     """List the wanted uids that no tar holds, and say what is damaged; raise ValueError where it is too much."""
     for tar, damage in tallies.damaged.items():
-        log.warning("%s: %s; the samples before that are used", tar, damage)
+        log.warning("%s: %s; the samples before that are used. Once it is mended: rebuild=shards", tar, damage)
     missing = tallies.save_missing(out / MISSING)
     if not len(missing):
         return 0
@@ -152,7 +152,10 @@ def _report_missing(out: Path, tallies: Tallies, pool: Pool, tolerated: float) -
         f"{len(pool.shards):,} shards at {pool.root}; the first are {examples}"
     )
     if not tallies.kept:
-        raise ValueError(f"nothing to copy: {what}. Do the subset and the shards belong to the same pool?")
+        raise ValueError(
+            f"nothing to copy: {what}. "
+            + ("The tars are damaged: download them again" if tallies.damaged else "Do they belong to the same pool?")
+        )
     if share > tolerated:
         enough = math.ceil(share * 100) / 100
         raise ValueError(

@@ -116,7 +116,8 @@ def _compare(values: Mapping[str, Any]) -> dict[str, Any]:
 
 RULE = (
     "Rule 4 of the filtering track: the training procedure may not be modified. "
-    "Free to choose: source, filter, tasks, seed, train.precision, train.checkpoints, engine."
+    "Free to choose: source, filter, tasks, engine, seed, train.precision, train.checkpoints, train.workers, "
+    "train.accumulate."
 )
 
 

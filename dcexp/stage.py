@@ -48,6 +48,9 @@ class Stage:
     def check(self, engine: Engine, *_: Any, **values: Any) -> None:
         """Raise what can be seen to be wrong before any work starts (a missing folder, an impossible batch)."""
 
+    def check_machine(self, engine: Engine, *_: Any, **values: Any) -> None:
+        """Raise what this machine cannot do, before any work starts. ``plan`` may run elsewhere and does not ask."""
+
     def cost(self, *_: Any, **values: Any) -> str:
         """The size of the work in the units of its field, for ``plan``; empty when it is small."""
         return ""

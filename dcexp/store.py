@@ -24,6 +24,7 @@ from dcexp.claim import Claim, claimed
 from dcexp.engines.base import Engine
 from dcexp.provenance import PeakMemory, code_digest, git_state, versions
 from dcexp.stage import Step, stage_name
+from dcexp.typecheck import check_types
 
 log = logging.getLogger(__name__)
 
@@ -36,6 +37,11 @@ class Store:
 
     root: str = "outputs/store"
     _fresh: set[str] = field(default_factory=set, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        check_types(self)
+        if Path(self.root).exists() and not Path(self.root).is_dir():
+            raise ValueError(f"store.root={self.root} is a file; wanted a directory (it is made when it is not there)")
 
     def path(self, step: Step) -> Path:
         """Where the artifact of ``step`` is, or will be."""

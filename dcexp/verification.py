@@ -19,6 +19,7 @@ class Finding:
     kind: str
     name: str
     faults: tuple[str, ...] = ()
+    files: int = 0
     note: str = ""
 
 
@@ -33,10 +34,13 @@ def verify(store: Store, steps: list[Step]) -> Iterator[Finding]:
 
 
 def _finding(store: Store, step: Step, is_target: bool) -> Finding:
-    artifact = store.find(step)
+    try:
+        artifact = store.find(step)
+    except ValueError as error:
+        return Finding(kind=step.kind, name=step.name, faults=(str(error),))
     if artifact is None:
-        absent = ("not there: this step was not made yet",) if is_target else ()
-        note = "" if is_target else "not in the store; what was made from it carries its lineage"
+        absent = ("not there: this was not made yet",) if is_target else ()
+        note = "" if is_target else "not there (anything made from it carries its lineage)"
         return Finding(kind=step.kind, name=step.name, faults=absent, note=note)
     try:
         faults = (*_file_faults(artifact), *_count_faults(artifact), *_chain_faults(store, step, artifact))
@@ -44,7 +48,13 @@ def _finding(store: Store, step: Step, is_target: bool) -> Finding:
         return Finding(kind=step.kind, name=step.name, faults=(f"manifest.json is not a manifest: {error!r}",))
     files = artifact.manifest["files"]
     size = sum(entry["bytes"] for entry in files.values())
-    return Finding(kind=step.kind, name=step.name, faults=faults, note=f"{len(files):,} files, {size / 1e6:,.1f} MB")
+    return Finding(
+        kind=step.kind,
+        name=step.name,
+        faults=faults,
+        files=len(files),
+        note=f"{len(files):,} files, {size / 1e6:,.1f} MB",
+    )
 
 
 def _file_faults(artifact: Artifact) -> Iterator[str]:

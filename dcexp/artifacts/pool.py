@@ -28,9 +28,13 @@ class Part:
 
         Raises ValueError when the file has changed since the pool was indexed.
         """
+        import pyarrow as pa
         import pyarrow.parquet as pq
 
-        table = pq.ParquetFile(self.parquet, memory_map=True).read(columns=list(columns))
+        try:
+            table = pq.ParquetFile(self.parquet, memory_map=True).read(columns=list(columns))
+        except (pa.ArrowException, OSError) as error:
+            raise ValueError(f"{self.parquet} cannot be read: {error}. Download it again, then rebuild=pool") from None
         if table.num_rows != self.rows:
             raise ValueError(
                 f"{self.parquet} has {table.num_rows:,} rows; it had {self.rows:,} when the pool was indexed. "

@@ -28,7 +28,7 @@ class UidList(Filter):
     """
 
     path: str = field(compare=False)
-    foreign: Literal["refuse", "drop"] = field(default="refuse", compare=False)
+    foreign: Literal["refuse", "drop"] = "refuse"
 
     def step(self, pool: Step) -> Step:
         """The step, with a digest of the file's content ("missing" when it is not there yet)."""
@@ -45,6 +45,8 @@ class UidList(Filter):
     def run(self, out: Path, engine: Engine, *, pool: Pool, content: str = "") -> Summary:
         """Write the subset: the listed uids that the pool has. Raises ValueError for foreign uids, or drops them."""
         self.check(engine)
+        if content and content != _content_digest(self._path):
+            raise ValueError(f"{self._path} was changed while the run was going; give the same command again")
         listed = write_subset(out, read_uids(self._path))
         found, rows = np.zeros(len(listed), dtype=bool), 0
         for positions in engine.map(partial(_positions, out / SUBSET), pool.parts, what="look up uids"):
@@ -77,10 +79,12 @@ class UidList(Filter):
 
 def read_uids(path: Path) -> Uids:
     """Read a list of uids in any of the three formats, repeats included. Raises ValueError, naming the file."""
-    if path.suffix == ".npy":
+    if path.suffix.lower() == ".npy":
         return read_subset(path)
     try:
-        return parse_uids(_parquet_column(path) if path.suffix == ".parquet" else path.read_text().split())
+        return parse_uids(
+            _parquet_column(path) if path.suffix.lower() == ".parquet" else path.read_text("utf-8-sig").split()
+        )
     except UnicodeDecodeError:
         raise ValueError(f"{path} is not text; a list of uids is .npy, .parquet, or text with one per line") from None
     except ValueError as error:

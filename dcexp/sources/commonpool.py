@@ -25,7 +25,7 @@ class CommonPool(Source):
 
     def step(self) -> Step:
         """The step, with the absolute path and the listing; a pool that is not there yet is listed as missing."""
-        return Step(self, {"folder": str(self._root), "listing": listing(self._root)})
+        return Step(self, {"folder": str(self._root), "listing": listing_of_pool(self._root)})
 
     def check(self, engine: Engine, **values: str) -> None:
         """Raise FileNotFoundError when there is no pool, saying where one was looked for and in what form."""
@@ -44,6 +44,10 @@ class CommonPool(Source):
     def run(self, out: Path, engine: Engine, *, folder: str = "", listing: str = "") -> Summary:
         """Write the index of the pool into ``out``."""
         self.check(engine)
+        if listing and listing != listing_of_pool(self._root):
+            raise ValueError(
+                f"the pool at {self._root} was changed while the run was going; give the same command again"
+            )
         shards = sorted(path.name for path in named(self._root / "shards", ".tar"))
         return write_index(out, engine, folder=self._root / "metadata", root=str(self._root), shards=shards)
 
@@ -52,7 +56,7 @@ class CommonPool(Source):
         return Path(self.root).expanduser().resolve()
 
 
-def listing(root: Path) -> str:
+def listing_of_pool(root: Path) -> str:
     """A digest of what is in a pool: names and sizes of its metadata files, names of its shards; or "missing"."""
     metadata = listing_of(root / "metadata", (".parquet", ".npz"), sizes=True)
     shards = listing_of(root / "shards", (".tar",), sizes=False)

@@ -16,6 +16,13 @@ class Digits(Source):
     size: int = 12800
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.size < 1 or self.seed < 0:
+            raise ValueError(
+                f"source.size={self.size} source.seed={self.seed}: wanted a size of 1 or more, a seed of 0 or more"
+            )
+
     def run(self, out: Path, engine: Engine) -> Summary:
         """Render the pool into ``out`` and index it there."""
         from dcexp.embedded.pool import write_pool

@@ -1,5 +1,6 @@
 """Bring your own data: a folder of webdataset tars, without metadata."""
 
+import logging
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -14,6 +15,8 @@ from dcexp.sources.base import Source
 from dcexp.sources.commonpool import listing_of
 from dcexp.sources.index import named, write_index
 from dcexp.stage import Step
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +52,8 @@ class WebDataset(Source):
         tars = sorted(named(self._root, ".tar"))
         tallies = list(engine.map(partial(_describe, out / "metadata"), tars, what="read the tars"))
         damaged = {tar.name: damage for tar, (_, damage) in zip(tars, tallies, strict=True) if damage}
+        for name, damage in damaged.items():
+            log.warning("%s: %s; the samples before that are used", name, damage)
         corrupt = sum(lost for lost, _ in tallies)
         indexed = write_index(
             out, engine, folder=out / "metadata", root=".", shards=[str(tar) for tar in tars], derived_uids=True

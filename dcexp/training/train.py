@@ -48,6 +48,9 @@ class Train(Stage):
         if not 0 <= seed <= MAX_SEED - engine.devices:
             raise ValueError(f"seed={seed}: wanted 0 to {MAX_SEED - engine.devices}")
         self._check_batch(scale.recipe.batch_size, engine.devices)
+
+    def check_machine(self, engine: Engine, **values: Any) -> None:
+        """Raise ValueError for a precision or number of devices that is not to be had here."""
         if isinstance(engine, Local):
             require_hardware(self.precision, engine.devices)
 

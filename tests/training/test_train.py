@@ -172,7 +172,7 @@ def test_half_precision_needs_cuda(precision):
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a machine without CUDA is meant")
 def test_more_devices_than_there_are_is_refused():
     with pytest.raises(ValueError, match=r"engine.devices=1024, but there are \d+ CPU cores"):
-        Train(precision="fp32").check(Local(devices=1024), scale=SMALL, seed=0)
+        Train(precision="fp32").check_machine(Local(devices=1024), scale=SMALL, seed=0)
 
 
 def test_identity(shards):

@@ -3,11 +3,12 @@
 import difflib
 import logging
 import os
-import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from dcexp.mistakes import is_wrong_argument, message
 
 CONF = next(p for p in (Path(__file__).parent / "conf", Path(__file__).parent.parent / "conf") if p.is_dir())
 
@@ -40,7 +41,7 @@ def main() -> None:
         if traceback_wanted or not (_is_users(cause) or in_config):
             raise
         _note_in_log(error)
-        _stop(_message(cause), 1)
+        _stop(message(cause, CONF), 1)
 
 
 def usage() -> str:
@@ -168,37 +169,7 @@ def _is_users(error: BaseException) -> bool:
 
     kinds = (ValueError, OSError, FloatingPointError, YAMLError, HydraException, OmegaConfBaseException)
     from_slurm = type(error).__module__.startswith("submitit")
-    return from_slurm or isinstance(error, kinds) or type(error) is RuntimeError or _is_wrong_argument(error)
-
-
-def _is_wrong_argument(error: BaseException) -> bool:
-    """True for a field that a class does not have or misses, given through ``+key=`` or ``~key``."""
-    return isinstance(error, TypeError) and "__init__()" in str(error)
-
-
-def _message(error: BaseException) -> str:
-    text = str(error).strip()
-    if _is_wrong_argument(error):
-        return text.replace(".__init__() got an unexpected keyword argument", " has no field").replace(
-            ".__init__() missing", " misses"
-        )
-    if "Viable" in text or "mismatched input" in text or "extraneous input" in text:
-        text += "\nA value with spaces, '~', '=' or accents wants quotes within quotes: 'source.root=\"/my path\"'"
-    elif "is not in struct" in text:
-        key = text.partition("full_key: ")[2].partition("\n")[0]
-        text = f"no key {key!r} here{_near(key)}. To see what there is, add: --cfg job"
-    elif "Missing mandatory value" in text:
-        key = text.partition("full_key: ")[2].partition("\n")[0]
-        text = f"{key} has no value yet; give one: {key}=…"
-    return text or repr(error)
-
-
-def _near(key: str) -> str:
-    """The key of any option that is spelt nearly like ``key``, as a question."""
-    group, _, name = key.rpartition(".")
-    words = re.findall(r"^\s*(\w+):", "\n".join(p.read_text() for p in CONF.rglob("*.yaml")), flags=re.MULTILINE)
-    near = difflib.get_close_matches(name, set(words), n=1)
-    return f"; did you mean '{group}.{near[0]}'?" if near and group and near[0] != name else ""
+    return from_slurm or isinstance(error, kinds) or type(error) is RuntimeError or is_wrong_argument(error)
 
 
 def _note_in_log(error: Exception) -> None:

@@ -8,7 +8,7 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "dcexp"
 
 LAYERS = [
-    {"typecheck", "holder", "artifacts", "scale", "claim", "tracker", "provenance", "embedded", "model"},
+    {"typecheck", "holder", "artifacts", "scale", "claim", "tracker", "provenance", "embedded", "model", "mistakes"},
     {"engines"},
     {"stage"},
     {"store"},

@@ -19,9 +19,7 @@ class Digits(Source):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.size < 1 or self.seed < 0:
-            raise ValueError(
-                f"source.size={self.size} source.seed={self.seed}: wanted a size of 1 or more, a seed of 0 or more"
-            )
+            raise ValueError(f"source.size={self.size} source.seed={self.seed}: wanted size >= 1 and seed >= 0")
 
     def run(self, out: Path, engine: Engine) -> Summary:
         """Render the pool into ``out`` and index it there."""

@@ -21,7 +21,7 @@ def message(error: BaseException, conf: Path) -> str:
         text += "\nA value with spaces, '~', '=' or accents wants quotes within quotes: 'source.root=\"/my path\"'"
     elif "is not in struct" in text:
         key = text.partition("full_key: ")[2].partition("\n")[0]
-        text = f"no key {key!r} here{_near(key, conf)}. To see what there is, add: --cfg job"
+        text = f"no key {key!r} here{_near(key, conf)} To see what there is, add: --cfg job"
     elif "Missing mandatory value" in text:
         key = text.partition("full_key: ")[2].partition("\n")[0]
         text = f"{key} has no value yet; give one: {key}=…"
@@ -33,4 +33,4 @@ def _near(key: str, conf: Path) -> str:
     group, _, name = key.rpartition(".")
     words = re.findall(r"^\s*(\w+):", "\n".join(p.read_text() for p in conf.rglob("*.yaml")), flags=re.MULTILINE)
     near = difflib.get_close_matches(name, set(words), n=1)
-    return f"; did you mean '{group}.{near[0]}'?" if near and group and near[0] != name else ""
+    return f"; did you mean '{group}.{near[0]}'?" if near and group and near[0] != name else "."

@@ -2,6 +2,7 @@
 
 import json
 import logging
+from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -90,9 +91,10 @@ def execute(run: Run) -> list[Artifact]:
     """Make what ``run.until`` names, inputs first; what is there already is used."""
     steps = plan(run)
     to_make = list(missing(run, steps[run.until]))
-    for step in {s.key: s for target in to_make for s in (target.upstream() if run.rebuild else [target])}.values():
-        step.stage.check_machine(run.engine, **step.values)
-        step.stage.check(run.engine, **step.values)  # a rebuild may reach every step behind what it changes
+    # A rebuild may reach every step behind what it changes.
+    _check(
+        {s.key: s for target in to_make for s in (target.upstream() if run.rebuild else [target])}.values(), run.engine
+    )
     if not to_make:
         log.info("nothing to make: every artifact is there already")
         return _finish(run, [run.store.build(step, run.engine) for step in steps[run.until]])
@@ -100,6 +102,20 @@ def execute(run: Run) -> list[Artifact]:
         made = [run.store.build(step, run.engine, run.rebuild_kinds) for step in steps[run.until]]
         session.results(_numbers(made))
     return _finish(run, made)
+
+
+def _check(steps: Iterable[Step], engine: Engine) -> None:
+    """Raise ValueError with all that stands in the way of ``steps``: of each kind the first, and how many more."""
+    problems: dict[str, list[str]] = defaultdict(list)
+    for step in steps:
+        try:
+            step.stage.check_machine(engine, **step.values)
+            step.stage.check(engine, **step.values)
+        except (ValueError, OSError) as error:
+            problems[step.kind].append(str(error))
+    told = [first + f"\n(and {len(more)} more {kind}s)" * bool(more) for kind, (first, *more) in problems.items()]
+    if told:
+        raise ValueError("\n\n".join(told))
 
 
 def missing(run: Run, steps: Iterable[Step]) -> Iterator[Step]:

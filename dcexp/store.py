@@ -28,8 +28,6 @@ from dcexp.typecheck import check_types
 
 log = logging.getLogger(__name__)
 
-ATTEMPT = "attempt.json"  # in a .partial: what the attempt is made from
-
 
 @dataclass(kw_only=True)
 class Store:
@@ -112,7 +110,7 @@ class Store:
 
 def is_payload(name: str) -> bool:
     """True for the files of an artifact that are its content: not the manifest, not what an attempt left."""
-    return name not in (MANIFEST, ATTEMPT) and not name.endswith(".tmp")
+    return name != MANIFEST and not name.endswith(".tmp")
 
 
 def _origin(step: Step, engine: Engine, inputs: Mapping[str, Artifact]) -> dict[str, Any]:
@@ -130,13 +128,14 @@ def _prepare(partial: Path, attempt: Mapping[str, Any]) -> bool:
     """Make ``partial`` ready: keep what an interrupted attempt left if it was made from the same, else empty it."""
     same = {key: attempt[key] for key in ("inputs", "code", "versions", "replaced")}
     same["devices"] = attempt["engine"]["devices"]
-    note = partial / ATTEMPT
+    note = partial.with_suffix(".attempt")  # beside it: what is inside belongs to the stage
     resumes = note.is_file() and json.loads(note.read_text()) == same
     if partial.exists() and not resumes:
-        if any(map(is_payload, map(str, partial.iterdir()))):
-            log.info("what is left in %s was made from something else; starting anew", partial.name)
+        log.info("what is left in %s was made from something else; starting anew", partial.name)
         shutil.rmtree(partial)
     write_json(note, same)
+    resumes = partial.exists()
+    partial.mkdir(parents=True, exist_ok=True)
     return resumes
 
 
@@ -158,10 +157,10 @@ def _manifest(step: Step, folder: Path, summary: Summary) -> dict[str, Any]:
 
 def _swap(partial: Path, path: Path) -> None:
     """Give ``partial`` its final name; an artifact that is replaced steps aside first and is then deleted."""
-    (partial / ATTEMPT).unlink(missing_ok=True)
     if path.exists():
         path.replace(path.with_name(f"{path.name}.{uuid.uuid4().hex}.old"))
     partial.replace(path)
+    partial.with_suffix(".attempt").unlink(missing_ok=True)
     for old in path.parent.glob(f"{path.name}.*.old"):
         shutil.rmtree(old, ignore_errors=True)  # what a reader still holds open goes at the next rebuild
 

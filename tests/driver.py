@@ -1,8 +1,7 @@
 """Run the command line and kill this process at an exact moment: ``driver.py KIND NTH words…``.
 
-The NTH file that gets its final name while an artifact of KIND is made is the last thing this process does; the
-NTH-and-a-half moment is covered too, since the unfinished copy of the next file does not exist yet. ``KIND none``
-kills nobody. Workers would be other processes, so give ``engine.workers=1``.
+The NTH file that gets its final name while an artifact of KIND is made is the last thing this process does (the first
+is the store's own note on the attempt). Workers would be other processes, so give ``engine.workers=1``.
 """
 
 import os

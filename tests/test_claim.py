@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -97,7 +98,15 @@ def test_who_finds_it_done_after_taking_the_claim_lets_go(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_takeover_interrupts_the_sleeper_that_woke(tmp_path, monkeypatch):
+@pytest.fixture
+def interruptible():
+    """A shell starts jobs in the background with SIGINT ignored; then the sleeper learns of it only at the end."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_a_takeover_interrupts_the_sleeper_that_woke(tmp_path, monkeypatch, interruptible):
     monkeypatch.setattr(claims, "BEAT", 0.05)
     path = tmp_path / "x.lock"
     with pytest.raises(RuntimeError, match="took over"), claimed(path, never) as claim:

@@ -125,18 +125,21 @@ def _origin(step: Step, engine: Engine, inputs: Mapping[str, Artifact]) -> dict[
 
 
 def _prepare(partial: Path, attempt: Mapping[str, Any]) -> bool:
-    """Make ``partial`` ready: keep what an interrupted attempt left if it was made from the same, else empty it."""
+    """Make ``partial`` ready: keep what an interrupted attempt left if it was made from the same, else empty it.
+
+    True when something is left to go on from.
+    """
     same = {key: attempt[key] for key in ("inputs", "code", "versions", "replaced")}
     same["devices"] = attempt["engine"]["devices"]
     note = partial.with_suffix(".attempt")  # beside it: what is inside belongs to the stage
-    resumes = note.is_file() and json.loads(note.read_text()) == same
-    if partial.exists() and not resumes:
+    continues = note.is_file() and json.loads(note.read_text()) == same
+    if partial.exists() and not continues:
         log.info("what is left in %s was made from something else; starting anew", partial.name)
         shutil.rmtree(partial)
     write_json(note, same)
-    resumes = partial.exists()
+    left = partial.exists()
     partial.mkdir(parents=True, exist_ok=True)
-    return resumes
+    return left
 
 
 def _manifest(step: Step, folder: Path, summary: Summary) -> dict[str, Any]:

@@ -32,6 +32,18 @@ def runs(marks):
     return len(list(marks.iterdir()))
 
 
+def make_notes_come_out_otherwise(monkeypatch):
+    original = Write.run
+
+    def changed(self, out, engine, **inputs):
+        summary = original(self, out, engine, **inputs)
+        if type(self) is Write:
+            (out / "note.txt").write_text("other")
+        return summary
+
+    monkeypatch.setattr(Write, "run", changed)
+
+
 def test_a_step_is_made_once_and_found_afterwards(store, marks):
     step = Bind(text="b", marks=str(marks)).step(a=Write(text="a", marks=str(marks)).step())
     assert store.build(step, ENGINE).text == "a+b"
@@ -122,15 +134,7 @@ def test_rebuild_follows_a_changed_input(store, marks, monkeypatch):
     source = Write(text="a").step()
     step = Bind(text="b", marks=str(marks)).step(a=source)
     store.build(step, ENGINE)
-    original = Write.run
-
-    def changed(self, out, engine, **inputs):
-        summary = original(self, out, engine, **inputs)
-        if type(self) is Write:
-            (out / "note.txt").write_text("other")
-        return summary
-
-    monkeypatch.setattr(Write, "run", changed)
+    make_notes_come_out_otherwise(monkeypatch)
     assert Store(root=store.root).build(step, ENGINE, rebuild=frozenset({"note"})).text == "other+b"
     assert runs(marks) == 2
 
@@ -164,15 +168,7 @@ def test_what_was_left_by_an_attempt_on_other_inputs_is_not_continued(store, mon
     step = Bind(text="b").step(a=source)
     with pytest.raises(OSError):
         store.build(Bind(text="b", fail="full").step(a=source), ENGINE)
-    original = Write.run
-
-    def changed(self, out, engine, **inputs):
-        summary = original(self, out, engine, **inputs)
-        if type(self) is Write:
-            (out / "note.txt").write_text("other")
-        return summary
-
-    monkeypatch.setattr(Write, "run", changed)
+    make_notes_come_out_otherwise(monkeypatch)
     store.build(source, ENGINE, rebuild=frozenset({"note"}))
     artifact = Store(root=store.root).build(step, ENGINE, rebuild=frozenset({"note"}))
     assert artifact.text == "other+b" and artifact.summary["continued"] is False

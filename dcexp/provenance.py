@@ -60,14 +60,14 @@ FRAME = ("stage", "store", "claim", "engines", "typecheck", "provenance", "track
 
 
 @functools.cache
-def code_digest(module: str) -> str:
-    """sha256 over the source of a module and of all it imports from its own package that can decide an outcome."""
-    package = module.partition(".")[0]
+def code_digest(*modules: str) -> str:
+    """sha256 over the source of modules and of all they import from their own packages that can decide an outcome."""
     frame = tuple(f"dcexp.{name}" for name in FRAME)
     found: dict[str, str] = {}
-    queue = [module]
+    queue = list(modules)
     while queue:
         name = queue.pop()
+        package = name.partition(".")[0]
         source = None if name in found else _source(name)
         if source is not None:
             found[name] = hashlib.sha256(source).hexdigest()

@@ -84,6 +84,11 @@ class Step:
     def kind(self) -> str:
         return self.stage.kind
 
+    @property
+    def modules(self) -> tuple[str, ...]:
+        """The modules whose code makes this: of the stage, and of the stages that work within it."""
+        return tuple(sorted({module for value in (self.stage, *self.values.values()) for module in _modules(value)}))
+
     @cached_property
     def key(self) -> str:
         """Twelve hexadecimal digits over the stage's decisive fields and version, the values, the inputs' keys."""
@@ -123,6 +128,13 @@ class Step:
             "values": {name: canonical(value) for name, value in self.values.items()},
             "inputs": {name: step.lineage() for name, step in self.steps.items()},
         }
+
+
+def _modules(value: Any) -> Iterator[str]:
+    if isinstance(value, Stage):
+        yield type(value).__module__
+        for f in fields(value):
+            yield from _modules(getattr(value, f.name))
 
 
 def definition(stage: Stage) -> dict[str, Any]:

@@ -117,7 +117,7 @@ def _origin(step: Step, engine: Engine, inputs: Mapping[str, Artifact]) -> dict[
     """What the outcome is made from, as it stands before the work: it may change while hours of work go on."""
     return {
         "inputs": _digests(inputs),
-        "code": code_digest(type(step.stage).__module__),
+        "code": code_digest(*step.modules),
         "git": git_state(),
         "versions": versions(),
         "engine": {"name": type(engine).__name__, "workers": engine.workers, "devices": engine.devices},
@@ -173,7 +173,7 @@ def _digests(inputs: Mapping[str, Artifact]) -> dict[str, str]:
 
 
 def _warn_if_made_by_other_code(artifact: Artifact, step: Step) -> None:
-    if artifact.manifest["code"] != code_digest(type(step.stage).__module__):
+    if artifact.manifest["code"] != code_digest(*step.modules):
         log.warning(
             "%s/%s was made by an earlier state of %s; to make it anew: rebuild=%s",
             step.kind, step.name, stage_name(type(step.stage)), step.kind,

@@ -13,15 +13,19 @@ DigestTable = dict[str, dict[str, Any]]
 
 
 @contextmanager
-def whole_file(path: Path) -> Iterator[IO[bytes]]:
-    """Open ``path`` for writing bytes; it gets its name by one rename when the block ends well."""
+def whole_file(path: Path, *, durable: bool = True) -> Iterator[IO[bytes]]:
+    """Open ``path`` for writing bytes; it gets its name by one rename when the block ends well.
+
+    Not ``durable``: the file need not outlive a crash of the machine, as opposed to that of a process.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
         with unfinished.open("wb") as file:
             yield file
-            file.flush()
-            os.fsync(file.fileno())
+            if durable:
+                file.flush()
+                os.fsync(file.fileno())
         unfinished.replace(path)
     finally:
         unfinished.unlink(missing_ok=True)

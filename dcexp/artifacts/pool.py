@@ -1,6 +1,7 @@
 """The pool: which samples exist, where their metadata, features and shards lie. An index, never a copy."""
 
 import zipfile
+import zlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -12,7 +13,16 @@ import numpy.typing as npt
 
 from dcexp.artifacts.base import INDEX, Indexed
 from dcexp.artifacts.files import write_json
-from dcexp.artifacts.uid import Uids, parse_uids
+from dcexp.artifacts.uid import Uids, uid_bytes, uids_from_bytes
+
+AVAILABLE = "available.npy"
+
+
+REMEDY = "Download it again, or leave out what is damaged: source.skip_corrupt=true"
+
+
+class DamagedError(ValueError):
+    """A metadata file, or the features beside it, that cannot be read."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +36,8 @@ class Part:
     def table(self, columns: Sequence[str]) -> Any:
         """The named columns as a pyarrow Table of ``rows`` rows.
 
-        Raises ValueError when the file has changed since the pool was indexed.
+        Raises DamagedError for a file that cannot be read, ValueError for one that has changed since the pool was
+        indexed.
         """
         import pyarrow as pa
         import pyarrow.parquet as pq
@@ -34,7 +45,7 @@ class Part:
         try:
             table = pq.ParquetFile(self.parquet, memory_map=True).read(columns=list(columns))
         except (pa.ArrowException, OSError) as error:
-            raise ValueError(f"{self.parquet} cannot be read: {error}. Download it again, then rebuild=pool") from None
+            raise DamagedError(f"{self.parquet} cannot be read: {error}. {REMEDY}") from None
         if table.num_rows != self.rows:
             raise ValueError(
                 f"{self.parquet} has {table.num_rows:,} rows; it had {self.rows:,} when the pool was indexed. "
@@ -48,8 +59,12 @@ class Part:
 
     def uids_in(self, table: Any) -> Uids:
         """The uids in a table of this part that has the column ``uid``."""
+        return uids_from_bytes(self.uid_bytes_in(table))
+
+    def uid_bytes_in(self, table: Any) -> bytes:
+        """The same as 16 big-endian bytes each."""
         try:
-            return parse_uids(table["uid"])
+            return uid_bytes(table["uid"])
         except ValueError as error:
             raise ValueError(f"{self.parquet}: {error}") from None
 
@@ -57,10 +72,14 @@ class Part:
         """The CLIP features ``b32_img``, ``b32_txt``, ``l14_img`` or ``l14_txt``, shape (rows, width)."""
         if not self.npz:
             raise FileNotFoundError(f"{self.parquet} has no .npz beside it, so it has no features {name!r}")
-        with np.load(self.npz, allow_pickle=False) as arrays:
-            if name not in arrays:
-                raise ValueError(f"{self.npz} has no features {name!r}; it has: {', '.join(arrays.files)}")
-            return arrays[name]
+        try:
+            with np.load(self.npz, allow_pickle=False) as arrays:
+                if name in arrays:
+                    return arrays[name]
+                there = ", ".join(arrays.files)
+        except (zipfile.BadZipFile, zlib.error, ValueError, EOFError, OSError) as error:
+            raise DamagedError(f"{self.npz} cannot be read: {error}. {REMEDY}") from None
+        raise ValueError(f"{self.npz} has no features {name!r}; it has: {there}")
 
 
 class Pool(Indexed):
@@ -91,6 +110,23 @@ class Pool(Indexed):
         """Whether a sample whose json holds no uid has one derived from its place (see ``artifacts.samples``)."""
         return bool(self.index.get("derived_uids", False))
 
+    @property
+    def skip_corrupt(self) -> bool:
+        """Whether a part found damaged later is to be left out and counted, not to stop the work."""
+        return bool(self.index["skip_corrupt"])
+
+    @property
+    def available(self) -> int | None:
+        """How many different uids the shards hold; None for a pool of metadata without shards."""
+        available: int | None = self.index["available"]
+        return available
+
+    @property
+    def available_uids(self) -> Path | None:
+        """A file of the uids in the shards, sorted, each once; None where there are no shards, or none is lacking."""
+        path = self.path / AVAILABLE
+        return path if path.is_file() else None
+
     @cached_property
     def parts(self) -> tuple[Part, ...]:
         """The metadata files, in name order."""
@@ -116,6 +152,7 @@ class PoolIndex:
 
     ``root`` is absolute, or relative to the artifact's own directory; a shard is a file name below
     ``root/shards``, or an absolute path. ``features`` maps each feature that every part has to its width.
+    ``available`` counts the different uids in the shards (None without shards).
     """
 
     root: str
@@ -125,7 +162,9 @@ class PoolIndex:
     features: dict[str, int]
     parts: list[dict[str, Any]]
     shards: list[str]
+    available: int | None = None
     derived_uids: bool = False
+    skip_corrupt: bool = False
 
     def write(self, out: Path) -> None:
         """Write ``out/index.json``."""
@@ -141,10 +180,10 @@ def npz_shapes(path: Path) -> dict[str, tuple[int, ...]]:
         with zipfile.ZipFile(path) as archive:
             headers = {member: _npy_header(archive, member) for member in archive.namelist()}
     except (zipfile.BadZipFile, ValueError, EOFError, KeyError):
-        raise ValueError(f"{path} is not a readable npz file (truncated, or something else)") from None
+        raise DamagedError(f"{path} is not a readable npz file (truncated, or something else). {REMEDY}") from None
     pickled = [member for member, (_, holds_objects) in headers.items() if holds_objects]
     if pickled:
-        raise ValueError(f"{path}: array {pickled[0]!r} holds pickled objects, which could run code; refused")
+        raise DamagedError(f"{path}: array {pickled[0]!r} holds pickled objects, which could run code; refused")
     return {member.removesuffix(".npy"): shape for member, (shape, _) in headers.items()}
 
 

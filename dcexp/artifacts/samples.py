@@ -16,7 +16,7 @@ from dcexp.artifacts.uid import DIGITS
 
 _NAME = re.compile(r"((?:.*/)?[^./]+)\.([^/]*)", re.DOTALL)
 _NO_SAMPLE = re.compile(r"__[^/]*__(?:$|/)")
-_HEX = re.compile(r"[0-9a-fA-F]*")
+_HEX = re.compile(r"[0-9a-fA-F]+")
 
 
 @dataclass(kw_only=True, slots=True)
@@ -66,11 +66,12 @@ def uid_of(info: dict[str, Any], tar_name: str, key: str, *, derived: bool) -> b
     """The 16 bytes of a sample's uid: ``uid`` of its json, 32 hexadecimal digits.
 
     Where that is missing and ``derived`` is set, the first 128 bits of BLAKE2b over ``<tar name>/<key>``: stable
-    as long as the tar keeps its name. Where it is not set, raises UnreadableSampleError.
+    as long as the tar keeps its name. Where it is not set, fewer digits are read with leading zeros, as in the
+    metadata of a pool, and anything else raises UnreadableSampleError.
     """
     uid = info.get("uid")
-    if isinstance(uid, str) and len(uid) == DIGITS and _HEX.fullmatch(uid):
-        return bytes.fromhex(uid)
+    if isinstance(uid, str) and len(uid) <= DIGITS and _HEX.fullmatch(uid) and (len(uid) == DIGITS or not derived):
+        return bytes.fromhex(uid.zfill(DIGITS))
     if not derived:
         raise UnreadableSampleError(f"{key}: no uid of 32 hexadecimal digits in its json")
     return hashlib.blake2b(f"{tar_name}/{key}".encode("utf-8", "surrogateescape"), digest_size=16).digest()

@@ -9,6 +9,8 @@ from dcexp.artifacts.files import whole_file
 from dcexp.artifacts.uid import UID, Uids, is_sorted, sort_uids
 
 SUBSET = "subset.npy"
+EXAMPLES = "examples.parquet"  # some kept and some dropped samples, to look at
+UNAVAILABLE = "unavailable.npy"  # chosen uids that no shard of the pool holds; absent when there are none
 
 
 class Subset(Artifact):

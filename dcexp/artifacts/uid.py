@@ -18,41 +18,74 @@ _BLOCK = 1 << 22  # uids looked at together where the whole array may be larger 
 def parse_uids(column: Any) -> Uids:
     """Turn a pyarrow string column (array or chunked) or a list of str into uids, shape (n,), dtype u8,u8.
 
-    Raises ValueError naming the first value that is not 32 hexadecimal digits.
+    A uid of fewer than 32 digits is the same number without its leading zeros, and is read as that. Raises
+    ValueError naming the first value that is not 1 to 32 hexadecimal digits.
     """
+    return uids_from_bytes(uid_bytes(column))
+
+
+def uid_bytes(column: Any) -> bytes:
+    """The uids of a column, as for :func:`parse_uids`, as 16 big-endian bytes each."""
+    parsed, row = [], 0
+    for chunk in _chunks(column):
+        parsed.append(_parse(chunk, row))
+        row += len(chunk)
+    return parsed[0] if len(parsed) == 1 else b"".join(parsed)
+
+
+def count_short(column: Any) -> int:
+    """How many uids of a column (as for :func:`parse_uids`) lack leading zeros."""
+    import pyarrow.compute as pc
+
+    lengths = [pc.binary_length(chunk).to_numpy(zero_copy_only=False) for chunk in _chunks(column) if len(chunk)]
+    return sum(int((length < DIGITS).sum()) for length in lengths)
+
+
+def _chunks(column: Any) -> list[Any]:
     import pyarrow as pa
 
     array = pa.array(column, pa.large_string()) if isinstance(column, list) else column
-    chunks = array.chunks if isinstance(array, pa.ChunkedArray) else [array]
-    parsed, row = [np.empty(0, dtype=UID)], 0
-    for chunk in chunks:
-        parsed.append(_parse(chunk, row))
-        row += len(chunk)
-    return parsed[1] if len(parsed) == 2 else np.concatenate(parsed)
+    chunks: list[Any] = array.chunks if isinstance(array, pa.ChunkedArray) else [array]
+    return chunks
 
 
-def _parse(array: Any, first_row: int) -> Uids:
+def _parse(array: Any, first_row: int) -> bytes:
     import pyarrow as pa
 
-    try:
-        text = array.cast(pa.large_string())
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
-        raise ValueError(f"a uid is 32 hexadecimal digits of text; this column holds {array.type}") from None
-    if len(text) == 0:
-        return np.empty(0, dtype=UID)
-    offsets = np.frombuffer(text.buffers()[1], dtype=np.int64)[text.offset : text.offset + len(text) + 1]
+    if len(array) == 0:
+        return b""
+    kind = array.type.value_type if pa.types.is_dictionary(array.type) else array.type
+    if not (pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)):
+        raise ValueError(f"a uid is 32 hexadecimal digits of text; this column holds {array.type}")
+    text = array.cast(pa.large_string())
+    given, offsets = text, _offsets(text)
     if text.null_count or (np.diff(offsets) != DIGITS).any():
-        raise ValueError(_complaint(text.to_pylist(), first_row))
+        text = _padded(text, first_row)
+        offsets = _offsets(text)
     try:
-        raw = binascii.unhexlify(memoryview(text.buffers()[2])[offsets[0] : offsets[-1]])
+        return binascii.unhexlify(memoryview(text.buffers()[2])[offsets[0] : offsets[-1]])
     except binascii.Error:
-        raise ValueError(_complaint(text.to_pylist(), first_row)) from None
-    return uids_from_bytes(raw)
+        raise ValueError(_complaint(given.to_pylist(), first_row)) from None
+
+
+def _offsets(text: Any) -> Indices:
+    return np.frombuffer(text.buffers()[1], dtype=np.int64)[text.offset : text.offset + len(text) + 1]
+
+
+def _padded(text: Any, first_row: int) -> Any:
+    import pyarrow.compute as pc
+
+    lengths = pc.fill_null(pc.binary_length(text), 0).to_numpy(zero_copy_only=False)
+    if ((lengths < 1) | (lengths > DIGITS)).any():
+        raise ValueError(_complaint(text.to_pylist(), first_row))
+    return pc.ascii_lpad(text, DIGITS, "0")
 
 
 def _complaint(values: list[str | None], first_row: int) -> str:
     hexadecimal = frozenset("0123456789abcdefABCDEF")
-    row, bad = next((i, v) for i, v in enumerate(values) if v is None or len(v) != DIGITS or set(v) - hexadecimal)
+    row, bad = next(
+        (i, v) for i, v in enumerate(values) if not v or len(v) > DIGITS or set(v) - hexadecimal or not v.isascii()
+    )
     return f"a uid is 32 hexadecimal digits; row {first_row + row} holds {bad!r}"
 
 

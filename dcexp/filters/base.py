@@ -1,103 +1,86 @@
-"""What every filter is: a stage that makes a subset of a pool; and the part-by-part kind most filters are of."""
+"""What every filter is: a stage that makes a subset of a pool; and the row-by-row kind most filters are of."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
-import numpy.typing as npt
 
-from dcexp.artifacts.base import Counts, Summary
-from dcexp.artifacts.pool import Part, Pool
-from dcexp.artifacts.subset import Subset, write_subset
-from dcexp.artifacts.uid import UID, Uids, firsts
+from dcexp.artifacts.base import Artifact, Summary
+from dcexp.artifacts.pool import Pool
+from dcexp.artifacts.subset import SUBSET, Subset
 from dcexp.engines.base import Engine
+from dcexp.filters.rows import Mask, Rows, View
+from dcexp.filters.selection import Decision, select
 from dcexp.stage import Stage, Step
 
-Mask = npt.NDArray[np.bool_]
+FractionOf = Literal["pool", "input"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Filter(Stage):
-    """Chooses samples. Write ``run``, which ends with :func:`finish`; or use :class:`ShardFilter`."""
+    """Chooses samples. Write ``run``, which ends with :func:`select`; or use :class:`ShardFilter`."""
 
     makes = Subset
 
-    def step(self, pool: Step) -> Step:
-        """This filter applied to a pool. A filter that needs other steps (other subsets, scores) adds them here."""
-        return Step(self, {"pool": pool})
+    def step(self, pool: Step, within: Step | None = None, fraction_of: FractionOf = "pool") -> Step:
+        """This filter applied to a pool, or to those of its samples that another subset, ``within``, has kept.
 
+        ``fraction_of`` says of what a fraction is one then: of the pool, or of that subset. A filter that needs
+        other steps (subsets, scores) adds them in :meth:`extra`.
+        """
+        return Step(self, {"pool": pool, **self.extra(pool), **({"within": within} if within else {})})
 
-@dataclass(frozen=True)
-class Rows:
-    """The rows of one part in which nothing that the filter needs is missing.
-
-    ``table`` is a pyarrow Table of the filter's columns, without nulls or NaNs.
-    """
-
-    part: Part
-    table: Any
-    complete: Mask
-
-    def __len__(self) -> int:
-        return int(self.table.num_rows)
-
-    def features(self, name: str) -> npt.NDArray[np.floating]:
-        """CLIP features of these rows, shape (len(rows), width)."""
-        features = self.part.features(name)
-        return features if self.complete.all() else features[self.complete]
+    def extra(self, pool: Step) -> dict[str, Any]:
+        """What is needed besides the pool: other steps, and values that tell outside files apart."""
+        return {}
 
 
 @dataclass(frozen=True, kw_only=True)
 class ShardFilter(Filter):
     """A filter that decides row by row: write ``keep``, and name the ``columns`` and ``features`` it needs.
 
-    Rows where one of the columns is null or NaN are counted as missing; ``keep`` never meets them.
+    Rows where one of the columns is null or NaN are counted as missing; ``keep`` never meets them. What decides
+    row by row can be done together: an intersection asks such filters in the order of their ``effort`` (0 numbers,
+    1 text, 2 a language model, 3 features), each about the rows that the ones before have kept.
     """
 
     columns: ClassVar[tuple[str, ...]] = ()
     features: ClassVar[tuple[str, ...]] = ()
+    effort: ClassVar[int] = 1
 
     def needs(self) -> tuple[str, ...]:
         """The columns needed; for filters where a field decides that."""
         return self.columns
 
-    def keep(self, rows: Rows) -> Mask:
-        """True for the rows to keep, shape (len(rows),)."""
+    def keep(self, rows: Rows, **extra: Artifact) -> Mask:
+        """True for the rows to keep, shape (len(rows),). ``extra`` are the artifacts of :meth:`extra`'s steps."""
         raise NotImplementedError(f"{type(self).__name__} has no keep()")
 
-    def run(self, out: Path, engine: Engine, *, pool: Pool) -> Summary:
+    def run(self, out: Path, engine: Engine, *, pool: Pool, within: Subset | None = None, **extra: Any) -> Summary:
         """Apply ``keep`` to every part of the pool and write the subset."""
         require(self, pool, self.needs(), self.features)
-        kept = engine.map(partial(_keep, self), pool.parts, what=f"filter: {self.label}")
-        return finish(self, out, pool, kept)
+        artifacts = {name: value for name, value in extra.items() if isinstance(value, Artifact)}
+        view = View(columns=self.needs(), within=inside(within))
+        return select(self, out, engine, pool=pool, view=view, decide=partial(_decide, self, artifacts))
 
 
-def _keep(stage: ShardFilter, part: Part) -> tuple[Uids, int]:
-    """The kept uids of one part, and how many rows lack something."""
-    columns = stage.needs()
-    table = part.table(("uid", *(name for name in columns if name != "uid")))
-    complete = complete_rows(table, columns)
-    rows = Rows(part=part, table=table if complete.all() else table.filter(complete), complete=complete)
-    mask = np.asarray(stage.keep(rows), dtype=bool)
+def _decide(stage: ShardFilter, artifacts: dict[str, Artifact], rows: Rows, _: Any) -> Decision:
+    return Decision(times=kept_rows(stage, rows, artifacts))
+
+
+def kept_rows(stage: ShardFilter, rows: Rows, artifacts: dict[str, Artifact]) -> Mask:
+    """What a row-by-row filter answers, with its form checked."""
+    mask = np.asarray(stage.keep(rows, **artifacts), dtype=bool)
     assert mask.shape == (len(rows),), f"{type(stage).__name__}.keep: wanted {len(rows)} answers, got {mask.shape}"
-    chosen = np.flatnonzero(complete)[mask]
-    return part.uids_in(table)[chosen], int(part.rows - complete.sum())
+    return mask
 
 
-def complete_rows(table: Any, columns: Iterable[str]) -> Mask:
-    """True for the rows of a pyarrow Table in which no named column is null or NaN."""
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
-    complete = np.ones(table.num_rows, dtype=bool)
-    for name in columns:
-        column = table[name]
-        if column.null_count or pa.types.is_floating(column.type):
-            complete &= ~pc.is_null(column, nan_is_null=True).to_numpy()
-    return complete
+def inside(within: Subset | None) -> dict[str, Path]:
+    """The list of an earlier filter's survivors, under its name, as :class:`View` wants it."""
+    return {within.path.name: within.path / SUBSET} if within else {}
 
 
 def require(stage: Stage, pool: Pool, columns: Sequence[str], features: Sequence[str] = ()) -> None:
@@ -109,20 +92,3 @@ def require(stage: Stage, pool: Pool, columns: Sequence[str], features: Sequence
                 f"{type(stage).__name__} needs the {what} {lacking[0]!r}, which not every metadata file of the pool at "
                 f"{pool.root} has; they all have: {', '.join(there) or 'none'}"
             )
-
-
-def finish(stage: Stage, out: Path, pool: Pool, kept: Iterable[tuple[Uids, int]]) -> Summary:
-    """Write the subset from the kept uids and the missing rows of every part, and account for all rows.
-
-    Raises ValueError when nothing is kept. A uid that the pool has in several rows stays that often.
-    """
-    chosen, filled, missing = np.empty(pool.rows, UID), 0, 0
-    for uids, lacking in kept:
-        chosen[filled : filled + len(uids)] = uids
-        filled, missing = filled + len(uids), missing + lacking
-    if filled == 0:
-        without = f" ({missing:,} of them lack what it looks at)" if missing else ""
-        raise ValueError(f"{stage.label} kept 0 of {pool.rows:,} samples{without}; loosen the filter's settings")
-    chosen = write_subset(out, chosen[:filled])
-    counts = Counts(total=pool.rows, kept=filled, dropped=pool.rows - filled - missing, missing=missing)
-    return Summary(counts=counts, facts={"taken": len(chosen), "distinct": int(firsts(chosen).sum())})

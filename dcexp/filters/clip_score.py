@@ -3,7 +3,10 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from dcexp.filters.cut import FractionCut, ThresholdCut
+from dcexp.filters.cut import FractionCut, ThresholdCut, clip_column
+from dcexp.filters.score import Score
+
+Arch = Literal["l14", "b32"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -14,11 +17,11 @@ class ClipScoreFraction(FractionCut):
     """
 
     fraction: float = 0.3
-    arch: Literal["l14", "b32"] = "l14"
+    arch: Arch = "l14"
 
-    @property
-    def score(self) -> str:
-        return f"clip_{self.arch}_similarity_score"
+    def by(self) -> Score:
+        """The column of that model."""
+        return clip_column(self.arch)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,8 +32,8 @@ class ClipScoreThreshold(ThresholdCut):
     ViT-B/32, and by less than a tenth with ViT-L/14 (DataComp, Table 16).
     """
 
-    arch: Literal["l14", "b32"]
+    arch: Arch
 
-    @property
-    def score(self) -> str:
-        return f"clip_{self.arch}_similarity_score"
+    def by(self) -> Score:
+        """The column of that model."""
+        return clip_column(self.arch)

@@ -1,31 +1,38 @@
-"""Cuts: keep rows by one number each, a column of the metadata, above a value or within the top of the pool."""
+"""Cuts: keep rows by one number each, their score, above a value or within the top of the pool."""
 
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import numpy.typing as npt
 
 from dcexp.artifacts.base import Summary
 from dcexp.artifacts.pool import Part, Pool
-from dcexp.artifacts.uid import Uids
+from dcexp.artifacts.scores import Scores
+from dcexp.artifacts.subset import Subset
 from dcexp.engines.base import Engine
-from dcexp.filters.base import Filter, finish, require
+from dcexp.filters.base import Filter, FractionOf, inside, require
+from dcexp.filters.rows import Rows, View
+from dcexp.filters.score import Column, Numbers, Score
+from dcexp.filters.selection import Decision, select
+from dcexp.filters.threshold import Cutoff, top
+from dcexp.stage import Step
 
-Scores = npt.NDArray[Any]
+Counted = Literal["metadata", "available"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Cut(Filter):
     """A filter that looks at one score per row. A row whose score is null or NaN is missing and never kept."""
 
-    @property
-    def score(self) -> str:
-        """The column that is looked at."""
-        raise NotImplementedError(f"{type(self).__name__} has no score")
+    def by(self) -> Score:
+        """The score that is looked at."""
+        raise NotImplementedError(f"{type(self).__name__} has no by()")
+
+    def extra(self, pool: Step) -> dict[str, Any]:
+        """The score, where it has to be made."""
+        return self.by().inputs(pool)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,109 +41,154 @@ class ThresholdCut(Cut):
 
     threshold: float
 
-    def run(self, out: Path, engine: Engine, *, pool: Pool) -> Summary:
+    def run(
+        self, out: Path, engine: Engine, *, pool: Pool, scores: Scores | None = None, within: Subset | None = None
+    ) -> Summary:
         """Cut every part at the threshold."""
-        require(self, pool, [self.score])
-        items = [(part, self.threshold, part.rows) for part in pool.parts]
-        return finish(self, out, pool, engine.map(partial(_cut, self.score), items, what=f"filter: {self.label}"))
+        score = self.by()
+        require(self, pool, score.reads())
+        view = View(columns=score.reads(), within=inside(within), scores=scores)
+        decide = partial(_cut, score, scores, Cutoff(value=self.threshold), None)
+        return select(self, out, engine, pool=pool, view=view, decide=decide, scored=partial(_shown, score, scores))
 
 
 @dataclass(frozen=True, kw_only=True)
 class FractionCut(Cut):
-    """Keeps the top ``fraction`` of the pool, 0 to 1.
+    """Keeps the top ``fraction`` of the pool, 0 to 1, without the very top, ``skip``.
 
     With N rows and n = int(N * fraction), the threshold is the score at index n in descending order, counted from
     0, and ``ties="include"`` keeps all scores that reach it: n + 1 rows, or more when scores are equal. That is
     upstream's rule. ``ties="exact"`` keeps n rows; of equal scores the first in the pool's own order. Missing
-    scores count in N and come last. ``fraction=1`` keeps every row that has a score.
+    scores count in N and come last. ``fraction=1`` keeps every row that has a score. ``skip`` leaves out what the
+    same rule would keep for that fraction (the paper's "CLIP score 1 % to 30 %").
+
+    ``pool="metadata"`` counts every row in N, as upstream does; ``pool="available"`` counts and keeps only samples
+    that the pool's shards hold.
     """
 
     fraction: float
+    skip: float = 0.0
     ties: Literal["include", "exact"] = "include"
+    pool: Counted = "metadata"
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0 < self.fraction <= 1:
-            raise ValueError(f"filter.fraction={self.fraction}: wanted more than 0 and at most 1 (0.3 is 30 %)")
+        check_fraction(self.fraction)
+        if not 0 <= self.skip < self.fraction:
+            raise ValueError(f"filter.skip={self.skip}: wanted 0 or more and less than fraction={self.fraction}")
 
-    def run(self, out: Path, engine: Engine, *, pool: Pool) -> Summary:
-        """Find the threshold over the whole pool, then cut every part at it."""
-        require(self, pool, [self.score])
-        read = engine.map(partial(read_scores, self.score), pool.parts, what=f"read {self.score}")
-        parts = list(read)
-        threshold, ties = top(np.concatenate(parts), self.fraction, exact=self.ties == "exact")
-        items = list(_with_ties(pool.parts, parts, threshold, ties))
-        del parts
-        kept = engine.map(partial(_cut, self.score), items, what=f"filter: {self.label}")
-        summary = finish(self, out, pool, kept)
-        return Summary(counts=summary.counts, facts={**summary.facts, "threshold": threshold})
+    def step(self, pool: Step, within: Step | None = None, fraction_of: FractionOf = "pool") -> Step:
+        """See :meth:`Filter.step`."""
+        return with_fraction_of(super().step(pool, within), fraction_of)
+
+    def run(
+        self,
+        out: Path,
+        engine: Engine,
+        *,
+        pool: Pool,
+        scores: Scores | None = None,
+        within: Subset | None = None,
+        fraction_of: FractionOf = "pool",
+    ) -> Summary:
+        """Find the threshold over all rows that may be kept, then cut every part at it."""
+        score = self.by()
+        require(self, pool, score.reads())
+        view = View(columns=score.reads(), within={**available(self, pool, self.pool), **inside(within)}, scores=scores)
+        total = counted(engine, pool, self.pool, within if fraction_of == "input" else None)
+        read, exact = partial(_values, score, scores, view), self.ties == "exact"
+        low = top(engine, pool.parts, read, int(total * self.fraction), exact=exact)
+        high = top(engine, pool.parts, read, int(total * self.skip), exact=exact) if self.skip else None
+        decide = partial(_cut, score, scores, low, high)
+        facts = {"threshold": low.value if np.isfinite(low.value) else None, "fraction_of": total}
+        return select(
+            self, out, engine, pool=pool, view=view, decide=decide, scored=partial(_shown, score, scores), facts=facts
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Threshold(ThresholdCut):
-    """Keeps rows whose number in ``column`` is ``threshold`` or higher."""
+    """Keeps rows whose ``score`` is ``threshold`` or higher."""
 
-    column: str
+    score: Score
 
-    @property
-    def score(self) -> str:
-        return self.column
+    def by(self) -> Score:
+        """The score given."""
+        return self.score
 
 
 @dataclass(frozen=True, kw_only=True)
 class TopFraction(FractionCut):
-    """Keeps the top ``fraction`` of the pool by the number in ``column``."""
+    """Keeps the top ``fraction`` of the pool by ``score``."""
 
-    column: str
+    score: Score
 
-    @property
-    def score(self) -> str:
-        return self.column
-
-
-def top(scores: Scores, fraction: float, *, exact: bool) -> tuple[float, int]:
-    """The threshold for the top ``fraction`` of ``scores``, and how many of the scores equal to it to keep."""
-    n, present = int(len(scores) * fraction), scores[~np.isnan(scores)]
-    if len(present) == 0 or (exact and n == 0):
-        return float("inf"), 0
-    if fraction == 1 or n >= len(present) + exact:
-        return float(present.min()), len(present)
-    place = len(present) - 1 - (n - exact)
-    threshold = np.partition(present, place)[place]
-    ties = n - int((present > threshold).sum()) if exact else len(present)
-    return float(threshold), ties
+    def by(self) -> Score:
+        """The score given."""
+        return self.score
 
 
-def _with_ties(
-    parts: Sequence[Part], scores: Sequence[Scores], threshold: float, ties: int
-) -> Iterator[tuple[Part, float, int]]:
-    """Hand out the ties that are to be kept, first come, first served."""
-    for part, mine in zip(parts, scores, strict=True):
-        take = min(ties, int((mine == threshold).sum()))
-        ties -= take
-        yield part, threshold, take
+def check_fraction(fraction: float) -> None:
+    """Raise ValueError for a fraction outside (0, 1]."""
+    if not 0 < fraction <= 1:
+        raise ValueError(f"filter.fraction={fraction}: wanted more than 0 and at most 1 (0.3 is 30 %)")
 
 
-def read_scores(column: str, part: Part) -> Scores:
-    """One number per row of a part, shape (rows,); NaN where there is none. Raises ValueError for a text column."""
-    return _scores_in(part, part.table([column]), column)
+def with_fraction_of(step: Step, fraction_of: FractionOf) -> Step:
+    """Put into a step of what its fraction is one, where that can differ."""
+    return Step(step.stage, {**step.inputs, "fraction_of": fraction_of}) if "within" in step.inputs else step
 
 
-def _scores_in(part: Part, table: Any, column: str) -> Scores:
-    import pyarrow as pa
+def available(stage: Filter, pool: Pool, counted: Counted) -> dict[str, Path]:
+    """The list of samples that are really there, when only these are to be counted."""
+    if counted == "metadata":
+        return {}
+    if pool.available is None:
+        raise ValueError(
+            f"{stage.label}: pool=available, but the pool at {pool.root} has no shards, so it is not known which "
+            "samples are there; download them, or count the metadata: filter.pool=metadata"
+        )
+    return {"not in the shards": pool.available_uids} if pool.available_uids else {}
 
-    kind = table[column].type
-    if not (pa.types.is_floating(kind) or pa.types.is_integer(kind)):
-        raise ValueError(f"{part.parquet}: column {column!r} holds {kind}, not numbers, so there is nothing to cut")
-    return table[column].to_numpy()
+
+def counted(engine: Engine, pool: Pool, what: Counted, within: Subset | None) -> int:
+    """The number of rows that fractions are fractions of."""
+    lists = {
+        **({"there": pool.available_uids} if what == "available" and pool.available_uids else {}),
+        **inside(within),
+    }
+    if not lists:
+        return pool.rows
+    return sum(engine.map(partial(_count, View(within=lists)), list(enumerate(pool.parts)), what="count"))
 
 
-def _cut(column: str, item: tuple[Part, float, int]) -> tuple[Uids, int]:
-    """The uids above the threshold, with the first ``ties`` of those at it; and the rows without a score."""
-    part, threshold, ties = item
-    table = part.table(["uid", column])
-    scores = _scores_in(part, table, column)
-    mask = scores >= threshold
-    if ties < part.rows:
-        mask[np.flatnonzero(scores == threshold)[ties:]] = False
-    return part.uids_in(table)[mask], int(np.isnan(scores).sum())
+def _count(view: View, item: tuple[int, Part]) -> int:
+    return len(view.rows(*item)[0])
+
+
+def _values(score: Score, scores: Scores | None, view: View, item: tuple[int, Part]) -> Numbers:
+    return score.read(view.rows(*item, uids=False)[0], scores)
+
+
+def _cut(score: Score, scores: Scores | None, low: Cutoff, high: Cutoff | None, rows: Rows, _: Any) -> Decision:
+    """Take the rows that reach ``low`` and not ``high``."""
+    values = score.read(rows, scores)
+    mask = low.mask(values, rows.number)
+    if high is None:
+        return Decision(times=mask)
+    skipped = high.mask(values, rows.number)
+    kept = mask & ~skipped
+    return Decision(times=kept, dropped={"": int((~mask).sum()), "skip": int(skipped.sum())})
+
+
+def _shown(score: Score, scores: Scores | None, number: int, part: Part) -> Numbers:
+    """The scores of all rows of a part, for examples; NaN where there is none."""
+    rows, _ = View(columns=score.reads(), scores=scores).rows(number, part, uids=False)
+    values = np.full(part.rows, np.nan)
+    values[rows.where] = score.read(rows, scores)
+    return values
+
+
+def clip_column(arch: str) -> Column:
+    """CLIP similarity as it ships with the metadata; ``arch`` is l14 or b32."""
+    return Column(column=f"clip_{arch}_similarity_score")

@@ -3,15 +3,22 @@
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from dcexp.artifacts.base import Summary
 from dcexp.artifacts.pool import Part, Pool
+from dcexp.artifacts.subset import Subset
 from dcexp.artifacts.uid import Uids
 from dcexp.engines.base import Engine
-from dcexp.filters.base import Filter, finish
+from dcexp.filters.base import Filter, FractionOf, inside
+from dcexp.filters.cut import Counted, available, check_fraction, counted, with_fraction_of
+from dcexp.filters.rows import Rows, View
+from dcexp.filters.selection import Decision, select
+from dcexp.filters.threshold import Cutoff, top
+from dcexp.stage import Step
 
 Numbers = npt.NDArray[np.uint64]
 
@@ -22,46 +29,47 @@ class RandomFraction(Filter):
 
     Every uid is given a 64-bit number, a hash of the uid and ``seed``, and the samples with the smallest numbers are
     kept. So the outcome does not depend on the order of files or on workers, and for one seed a smaller fraction is
-    a part of a larger one.
+    a part of a larger one. ``pool`` says what N counts: all metadata, or what the shards hold.
     """
 
     fraction: float
     seed: int = 0
+    pool: Counted = "metadata"
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0 < self.fraction <= 1:
-            raise ValueError(f"filter.fraction={self.fraction}: wanted more than 0 and at most 1 (0.3 is 30 %)")
+        check_fraction(self.fraction)
 
-    def run(self, out: Path, engine: Engine, *, pool: Pool) -> Summary:
+    def step(self, pool: Step, within: Step | None = None, fraction_of: FractionOf = "pool") -> Step:
+        """See :meth:`Filter.step`."""
+        return with_fraction_of(super().step(pool, within), fraction_of)
+
+    def run(
+        self,
+        out: Path,
+        engine: Engine,
+        *,
+        pool: Pool,
+        within: Subset | None = None,
+        fraction_of: FractionOf = "pool",
+    ) -> Summary:
         """Number all samples, find the largest number to keep, and keep up to it."""
-        n = int(pool.rows * self.fraction)
+        view = View(within={**available(self, pool, self.pool), **inside(within)})
+        total = counted(engine, pool, self.pool, within if fraction_of == "input" else None)
+        n = int(total * self.fraction)
         if n == 0:
-            raise ValueError(f"{self.label} keeps 0 of {pool.rows:,} samples; raise filter.fraction")
-        drawn = list(engine.map(partial(_numbers, self.seed), pool.parts, what="draw"))
-        numbers = np.concatenate(drawn)
-        last = np.partition(numbers, n - 1)[n - 1]
-        spare = n - int((numbers < last).sum())  # more than one only where a number, so a uid, comes twice
-        items = []
-        for part, mine in zip(pool.parts, drawn, strict=True):
-            take = min(spare, int((mine == last).sum()))
-            items.append((part, last, take))
-            spare -= take
-        return finish(self, out, pool, engine.map(partial(_keep, self.seed), items, what=f"filter: {self.label}"))
+            raise ValueError(f"{self.label} keeps 0 of {total:,} samples; raise filter.fraction")
+        last = top(engine, pool.parts, partial(_numbers, self.seed, view), n, exact=True)
+        decide = partial(_draw, self.seed, last)
+        return select(self, out, engine, pool=pool, view=view, decide=decide, facts={"fraction_of": total})
 
 
-def _numbers(seed: int, part: Part) -> Numbers:
-    return hashed(part.uids(), seed)
+def _numbers(seed: int, view: View, item: tuple[int, Part]) -> Numbers:
+    return ~hashed(view.rows(*item)[0].uids(), seed)  # the smallest come first
 
 
-def _keep(seed: int, item: tuple[Part, np.uint64, int]) -> tuple[Uids, int]:
-    """The uids numbered below ``last``, and the first ``spare`` of those numbered exactly so."""
-    part, last, spare = item
-    uids = part.uids()
-    numbers = hashed(uids, seed)
-    mask = numbers <= last
-    mask[np.flatnonzero(numbers == last)[spare:]] = False
-    return uids[mask], 0
+def _draw(seed: int, last: Cutoff, rows: Rows, _: Any) -> Decision:
+    return Decision(times=last.mask(~hashed(rows.uids(), seed), rows.number))
 
 
 def hashed(uids: Uids, seed: int) -> Numbers:

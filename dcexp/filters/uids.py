@@ -2,20 +2,25 @@
 
 import functools
 import hashlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
-from dcexp.artifacts.base import Counts, Summary
+from dcexp.artifacts.base import Summary
+from dcexp.artifacts.files import whole_file
+from dcexp.artifacts.merge import joined
 from dcexp.artifacts.pool import Part, Pool
-from dcexp.artifacts.subset import SUBSET, read_subset, write_subset
-from dcexp.artifacts.uid import Indices, Uids, find_in, firsts, format_uid, parse_uids
+from dcexp.artifacts.subset import Subset, read_subset
+from dcexp.artifacts.uid import Indices, Uids, find_in, firsts, format_uid, parse_uids, sort_uids
 from dcexp.engines.base import Engine
 from dcexp.filters.base import Filter
+from dcexp.filters.outcome import conclude
 from dcexp.stage import Step
+
+LISTED = "listed.npy"  # the list as it is being looked up
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,9 +35,9 @@ class UidList(Filter):
     path: str = field(compare=False)
     foreign: Literal["refuse", "drop"] = "refuse"
 
-    def step(self, pool: Step) -> Step:
-        """The step, with a digest of the file's content ("missing" when it is not there yet)."""
-        return Step(self, {"pool": pool, "content": _content_digest(self._path) if self._path.is_file() else "missing"})
+    def extra(self, pool: Step) -> dict[str, Any]:
+        """A digest of the file's content ("missing" when it is not there yet)."""
+        return {"content": _content_digest(self._path) if self._path.is_file() else "missing"}
 
     def check(self, engine: Engine, **values: str) -> None:
         """Raise FileNotFoundError when the list is not there."""
@@ -42,37 +47,45 @@ class UidList(Filter):
                 ".parquet with a column uid, or text with one uid per line"
             )
 
-    def run(self, out: Path, engine: Engine, *, pool: Pool, content: str = "") -> Summary:
+    def run(self, out: Path, engine: Engine, *, pool: Pool, within: Subset | None = None, content: str = "") -> Summary:
         """Write the subset: the listed uids that the pool has. Raises ValueError for foreign uids, or drops them."""
         self.check(engine)
         if content and content != _content_digest(self._path):
             raise ValueError(f"{self._path} was changed while the run was going; give the same command again")
-        listed = write_subset(out, read_uids(self._path))
-        found, rows = np.zeros(len(listed), dtype=bool), 0
-        for positions in engine.map(partial(_positions, out / SUBSET), pool.parts, what="look up uids"):
+        listed = sort_uids(read_uids(self._path))
+        with whole_file(out / LISTED) as file:
+            np.save(file, listed)
+        found = np.zeros(len(listed), dtype=bool)
+        for positions in engine.map(partial(_positions, out / LISTED), pool.parts, what="look up uids"):
             found[positions] = True
-            rows += len(positions)
         first = firsts(listed)
         foreign = listed[first & ~found]
-        self._judge(listed, foreign, rows, pool)
+        self._judge(listed, foreign, pool)
+        keep = found[np.flatnonzero(first)[np.cumsum(first) - 1]]
+        if within:
+            keep &= find_in(within.uids(), listed)[1] > 0
+        with whole_file(out / LISTED) as file:
+            np.save(file, listed[keep])
         facts = {"listed": len(listed), "listed_distinct": int(first.sum())}
-        if len(foreign):
-            listed = write_subset(out, listed[found[np.flatnonzero(first)[np.cumsum(first) - 1]]])
-        counts = Counts(total=pool.rows + len(foreign), kept=rows, dropped=pool.rows - rows, missing=len(foreign))
-        return Summary(counts=counts, facts={**facts, "taken": len(listed)})
+        summary = conclude(self, out, engine, pool, [out / LISTED], joined, facts=facts)
+        (out / LISTED).unlink()
+        counts = replace(summary.counts, total=pool.rows + len(foreign), missing=len(foreign))
+        return replace(summary, counts=counts)
 
     @property
     def _path(self) -> Path:
         return Path(self.path).expanduser().resolve()
 
-    def _judge(self, listed: Uids, foreign: Uids, rows: int, pool: Pool) -> None:
+    def _judge(self, listed: Uids, foreign: Uids, pool: Pool) -> None:
         if len(listed) == 0:
             raise ValueError(f"{self._path} lists no uids")
-        if len(foreign) == 0 or (self.foreign == "drop" and rows):
+        distinct = int(firsts(listed).sum())
+        if len(foreign) == 0 or (self.foreign == "drop" and len(foreign) < distinct):
             return
-        remedy = "Is it a list for another pool?" if rows == 0 else "To leave them out: filter.foreign=drop"
+        alien = len(foreign) == distinct
+        remedy = "Is it a list for another pool?" if alien else "To leave them out: filter.foreign=drop"
         raise ValueError(
-            f"{self._path}: {len(foreign):,} of {int(firsts(listed).sum()):,} uids are not in the pool at {pool.root} "
+            f"{self._path}: {len(foreign):,} of {distinct:,} uids are not in the pool at {pool.root} "
             f"({pool.rows:,} samples), among them {', '.join(map(format_uid, foreign[:3]))}. {remedy}"
         )
 

@@ -16,12 +16,16 @@ from dcexp.stage import Step
 class CommonPool(Source):
     """The pool in the directory ``root``, as upstream's ``download_upstream.py`` leaves it.
 
-    Shards are needed only from resharding on. The pool is known by the absolute path of ``root`` and by a listing
-    of its files (names and sizes of the metadata, names of the shards), so two spellings of one path are one pool,
-    and a pool to which files are added is another one. That is why ``root`` itself is not compared.
+    Shards are needed only from resharding on; where they are there, it is noted which samples they hold. Metadata
+    files that cannot be read stop the work, or are left out and counted with ``skip_corrupt``.
+
+    The pool is known by the absolute path of ``root`` and by a listing of its files (names and sizes of the
+    metadata, names of the shards), so two spellings of one path are one pool, and a pool to which files are added
+    is another one. That is why ``root`` itself is not compared.
     """
 
     root: str = field(compare=False)
+    skip_corrupt: bool = False
 
     def step(self) -> Step:
         """The step, with the absolute path and the listing; a pool that is not there yet is listed as missing."""
@@ -49,7 +53,14 @@ class CommonPool(Source):
                 f"the pool at {self._root} was changed while the run was going; give the same command again"
             )
         shards = sorted(path.name for path in named(self._root / "shards", ".tar"))
-        return write_index(out, engine, folder=self._root / "metadata", root=str(self._root), shards=shards)
+        return write_index(
+            out,
+            engine,
+            folder=self._root / "metadata",
+            root=str(self._root),
+            shards=shards,
+            skip_corrupt=self.skip_corrupt,
+        )
 
     @property
     def _root(self) -> Path:

@@ -1,38 +1,60 @@
 """Index a pool: look at every metadata file once, and say in one message what is wrong with it."""
 
 import hashlib
+import logging
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 from dcexp.artifacts.base import Counts, Summary
-from dcexp.artifacts.pool import Part, PoolIndex, npz_shapes
+from dcexp.artifacts.pool import REMEDY, DamagedError, Part, PoolIndex, npz_shapes
+from dcexp.artifacts.uid import count_short
 from dcexp.engines.base import Engine
+from dcexp.sources.available import write_available
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Look:
-    """What one metadata file holds: columns, features with their widths, a digest of its uids in order."""
+    """What one metadata file holds: columns, features with their widths, a digest of its uids in order.
+
+    ``short_uids`` counts the uids without their leading zeros. ``damage`` says why the file cannot be used.
+    """
 
     part: Part
-    columns: tuple[str, ...]
-    features: dict[str, int]
-    uids_digest: str
+    columns: tuple[str, ...] = ()
+    features: dict[str, int] = field(default_factory=dict)
+    uids_digest: str = ""
+    short_uids: int = 0
+    damage: str = ""
 
 
 def write_index(
-    out: Path, engine: Engine, *, folder: Path, root: str, shards: list[str], derived_uids: bool = False
+    out: Path,
+    engine: Engine,
+    *,
+    folder: Path,
+    root: str,
+    shards: list[str],
+    derived_uids: bool = False,
+    skip_corrupt: bool = False,
 ) -> Summary:
-    """Index the metadata files in ``folder`` and write ``out/index.json``.
+    """Index the metadata files in ``folder``, and which uids the shards hold; write ``out/index.json``.
 
-    ``root`` and ``shards`` go into the index as they are (see :class:`PoolIndex`). Raises FileNotFoundError when
-    there is no metadata, ValueError for a file that upstream would misread or die of.
+    ``root`` and ``shards`` go into the index as they are (see :class:`PoolIndex`). With ``skip_corrupt``, files that
+    cannot be read are left out and counted. Raises FileNotFoundError when there is no metadata, ValueError for a
+    file that upstream would misread or die of.
     """
     files = metadata_files(folder)
-    looks = list(engine.map(look_at, files, what="index the pool"))
+    seen = list(engine.map(partial(look_at, skip_corrupt=skip_corrupt), files, what="index the pool"))
+    looks, damaged = [look for look in seen if not look.damage], [look for look in seen if look.damage]
+    _tell(looks, damaged)
     rows = sum(look.part.rows for look in looks)
     if rows == 0:
         raise ValueError(f"the {len(files)} metadata files in {folder.resolve()} hold no samples: the pool is empty")
+    tars = [out / root / "shards" / name for name in shards]
     PoolIndex(
         root=root,
         rows=rows,
@@ -41,15 +63,28 @@ def write_index(
         features=_common_features(looks),
         parts=[_entry(look.part) for look in looks],
         shards=shards,
+        available=rows if derived_uids else write_available(out, engine, tars) if tars else None,
         derived_uids=derived_uids,
+        skip_corrupt=skip_corrupt,
     ).write(out)
     facts = {
         "metadata_files": len(files),
         "metadata_files_without_features": sum(not look.part.npz for look in looks),
-        "ignored_files": _ignored(folder, looks),
+        "corrupt_files": {look.part.parquet: look.damage for look in damaged[:20]},
+        "ignored_files": _ignored(folder, seen),
+        "short_uids": sum(look.short_uids for look in looks),
         "shards": len(shards),
     }
-    return Summary(counts=Counts(total=rows, kept=rows), facts=facts)
+    corrupt = sum(look.part.rows for look in damaged)
+    return Summary(counts=Counts(total=rows + corrupt, kept=rows, corrupt=corrupt), facts=facts)
+
+
+def _tell(looks: list[Look], damaged: list[Look]) -> None:
+    """Say once what was found and is not as it should be."""
+    for look in damaged:
+        log.warning("left out with its %s rows (source.skip_corrupt): %s", f"{look.part.rows:,}", look.damage)
+    if short := sum(look.short_uids for look in looks):
+        log.warning("%s uids have fewer than 32 digits; they are read with leading zeros", f"{short:,}")
 
 
 def metadata_files(folder: Path) -> list[Path]:
@@ -67,23 +102,38 @@ def named(folder: Path, suffix: str) -> list[Path]:
     return [p for p in folder.iterdir() if p.name.endswith(suffix) and not p.name.startswith(".") and p.is_file()]
 
 
-def look_at(path: Path) -> Look:
-    """Look at one metadata file and the features beside it. Raises ValueError, naming the file."""
+def look_at(path: Path, *, skip_corrupt: bool = False) -> Look:
+    """Look at one metadata file and the features beside it. Raises DamagedError, naming the file, or notes it."""
+    npz = path.with_suffix(".npz")
+    part = Part(parquet=str(path), npz=str(npz) if npz.is_file() else "", rows=0)
+    try:
+        columns, rows = _schema(path)
+        part = replace(part, rows=rows)
+        table = part.table(["uid"])
+        digest = hashlib.sha256(part.uid_bytes_in(table)).hexdigest()
+        features = _widths(part)
+    except DamagedError as error:
+        if not skip_corrupt:
+            raise
+        return Look(part=part, damage=str(error))
+    return Look(part=part, columns=columns, features=features, uids_digest=digest, short_uids=count_short(table["uid"]))
+
+
+def _schema(path: Path) -> tuple[tuple[str, ...], int]:
+    """The columns of a parquet file and its number of rows."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
         file = pq.ParquetFile(path, memory_map=True)
-        columns = tuple(file.schema_arrow.names)
-        rows = file.metadata.num_rows
+        columns, rows = tuple(file.schema_arrow.names), int(file.metadata.num_rows)
     except (pa.ArrowException, OSError) as error:
-        raise ValueError(f"{path} is not a readable parquet file (truncated, or something else): {error}") from None
+        raise DamagedError(
+            f"{path} is not a readable parquet file (truncated, or something else): {error}. {REMEDY}"
+        ) from None
     if "uid" not in columns:
         raise ValueError(f"{path} has no column 'uid'; it has: {', '.join(columns) or 'no columns at all'}")
-    npz = path.with_suffix(".npz")
-    part = Part(parquet=str(path), npz=str(npz) if npz.is_file() else "", rows=rows)
-    digest = hashlib.sha256(part.uids().tobytes()).hexdigest()
-    return Look(part=part, columns=columns, features=_widths(part), uids_digest=digest)
+    return columns, rows
 
 
 def _widths(part: Part) -> dict[str, int]:
@@ -92,9 +142,9 @@ def _widths(part: Part) -> dict[str, int]:
     shapes = npz_shapes(Path(part.npz))
     for name, shape in shapes.items():
         if shape[:1] != (part.rows,):
-            raise ValueError(
+            raise DamagedError(
                 f"{part.npz}: array {name!r} has shape {shape}, but {Path(part.parquet).name} has {part.rows} rows; "
-                "they must lie side by side in the same order, so one of the two is of another download"
+                f"they must lie side by side in the same order, so one of the two is of another download. {REMEDY}"
             )
     return {name: shape[1] if len(shape) > 1 else 1 for name, shape in shapes.items()}
 

@@ -103,7 +103,9 @@ def test_samples_are_runs_of_one_key():
 def test_uid_of_a_sample():
     uid = "0123456789abcdefABCDEF0000000000"
     assert uid_of({"uid": uid}, "t.tar", "k", derived=False) == bytes.fromhex(uid)
-    for info in ({}, {"uid": 7}, {"uid": "1" * 31}, {"uid": " " * 32}):
+    assert uid_of({"uid": "ab"}, "t.tar", "k", derived=False) == bytes(15) + b"\xab"
+    assert uid_of({"uid": "ab"}, "t.tar", "k", derived=True) == uid_of({}, "t.tar", "k", derived=True)
+    for info in ({}, {"uid": 7}, {"uid": ""}, {"uid": "1" * 33}, {"uid": " " * 32}):
         with pytest.raises(UnreadableSampleError):
             uid_of(info, "t.tar", "k", derived=False)
         derived = uid_of(info, "t.tar", "k", derived=True)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dcexp.artifacts.uid import UID, count_in, find_in, firsts, format_uid, is_sorted, parse_uids, sort_uids
+from dcexp.artifacts.uid import UID, count_in, count_short, find_in, firsts, format_uid, is_sorted, parse_uids, sort_uids
 from tests.pools import as_pairs
 
 # Few distinct halves, so that halves and whole uids come twice, beside arbitrary ones.
@@ -38,7 +38,7 @@ def test_every_text_column_of_arrow(kind):
     assert as_pairs(parse_uids(chunks)) == [(0, i) for i in range(9)]
 
 
-@pytest.mark.parametrize("bad", ["", "abc", "g" * 32, "0" * 31, "0" * 33, " " * 32, "é" * 16, None])
+@pytest.mark.parametrize("bad", ["", "xyz", "g" * 32, "g" * 31, "-1", "0x1f", "0" * 33, " " * 32, "é" * 16, None])
 def test_what_is_no_uid_is_refused_with_its_row(bad):
     with pytest.raises(ValueError, match=r"32 hexadecimal digits; row 3 holds") as error:
         parse_uids(["0" * 32, "1" * 32, "2" * 32, bad])
@@ -46,6 +46,12 @@ def test_what_is_no_uid_is_refused_with_its_row(bad):
     column = pa.chunked_array([["0" * 32, "1" * 32, "2" * 32], [bad]], pa.string())
     with pytest.raises(ValueError, match=r"row 3 holds"):
         parse_uids(column)
+
+
+def test_missing_leading_zeros_are_put_back():
+    short = [f"{i:x}" for i in (0, 10, 2**64 + 5, 2**127)]
+    assert as_pairs(parse_uids(short)) == [(0, 0), (0, 10), (1, 5), (2**63, 0)]
+    assert count_short(pa.array(short)) == 3 and count_short(pa.array(["0" * 32])) == 0
 
 
 def test_a_column_of_numbers_or_structs_is_refused():

@@ -13,8 +13,9 @@ from dcexp.artifacts.subset import SUBSET
 from dcexp.engines.local import Local
 from dcexp.filters.base import ShardFilter
 from dcexp.filters.clip_score import ClipScoreFraction, ClipScoreThreshold
-from dcexp.filters.cut import Threshold, TopFraction, top
+from dcexp.filters.cut import Threshold, TopFraction
 from dcexp.filters.none import NoFilter
+from dcexp.filters.score import Column
 from tests.pools import ONE, as_pairs, hex_uids, indexed, selected, write_parquet, write_pool
 
 SCORES = st.sampled_from([0.0, 0.1, 0.2, 0.25, 0.3, 1.0, math.nan]) | st.floats(-1, 1, width=32)
@@ -84,19 +85,6 @@ def test_everything_can_be_kept(pool, tmp_path, ties):
     assert summary.counts.kept == 66
 
 
-@settings(max_examples=150, deadline=None)
-@given(scores=st.lists(SCORES, min_size=1, max_size=40), fraction=st.floats(0.01, 1.0))
-def test_the_rule_of_the_top_fraction(scores, fraction):
-    n, present = int(len(scores) * fraction), sorted((s for s in scores if not math.isnan(s)), reverse=True)
-    threshold, ties = top(np.array(scores), fraction, exact=False)
-    kept = [s for s in scores if s >= threshold]
-    assert sorted(kept, reverse=True) == ([s for s in present if s >= present[n]] if n < len(present) else present)
-    assert ties == len(present)
-    threshold, ties = top(np.array(scores), fraction, exact=True)
-    kept = sorted([s for s in present if s > threshold] + [s for s in present if s == threshold][:ties], reverse=True)
-    assert kept == present[:n]
-
-
 @pytest.fixture
 def tied(tmp_path):
     """Scores 0.5 in most rows, over two files; two missing."""
@@ -108,10 +96,10 @@ def tied(tmp_path):
 
 def test_ties_are_all_kept_or_taken_in_the_order_of_the_pool(tied, tmp_path):
     pool, uids = tied
-    subset, summary = selected(TopFraction(column="score", fraction=0.3), pool, tmp_path / "a")
+    subset, summary = selected(TopFraction(score=Column(column="score"), fraction=0.3), pool, tmp_path / "a")
     assert as_pairs(subset.uids()) == sorted(as_pairs([uids[i] for i in (0, 1, 3, 5, 6, 9)]))
     assert (summary.counts.missing, summary.facts["threshold"]) == (2, 0.5)
-    subset, summary = selected(TopFraction(column="score", fraction=0.4, ties="exact"), pool, tmp_path / "b")
+    subset, summary = selected(TopFraction(score=Column(column="score"), fraction=0.4, ties="exact"), pool, tmp_path / "b")
     assert as_pairs(subset.uids()) == sorted(as_pairs([uids[i] for i in (0, 1, 3, 5)]))
     assert (summary.counts.kept, summary.counts.dropped, summary.counts.missing) == (4, 4, 2)
 
@@ -119,7 +107,7 @@ def test_ties_are_all_kept_or_taken_in_the_order_of_the_pool(tied, tmp_path):
 def test_missing_scores_never_pass_and_are_counted(tied, tmp_path):
     pool, _ = tied
     for number, stage in enumerate(
-        (Threshold(column="score", threshold=-9.0), TopFraction(column="score", fraction=1))
+        (Threshold(score=Column(column="score"), threshold=-9.0), TopFraction(score=Column(column="score"), fraction=1))
     ):
         _, summary = selected(stage, pool, tmp_path / str(number))
         assert (summary.counts.kept, summary.counts.dropped, summary.counts.missing) == (8, 0, 2)
@@ -138,11 +126,11 @@ def test_a_column_the_pool_lacks_is_named_with_those_it_has(tmp_path):
         with pytest.raises(ValueError, match=r"needs the column 'clip_l14_similarity_score'.*they all have: uid, text"):
             selected(stage, pool, tmp_path / "out")
     with pytest.raises(ValueError, match="column 'text' holds string, not numbers"):
-        selected(Threshold(column="text", threshold=0), pool, tmp_path / "out")
+        selected(Threshold(score=Column(column="text"), threshold=0), pool, tmp_path / "out")
 
 
 def test_a_subset_of_nothing_is_refused(pool, tmp_path):
-    with pytest.raises(ValueError, match=r"threshold_9.0-arch_l14 kept 0 of 66 samples; loosen"):
+    with pytest.raises(ValueError, match=r"threshold_9.0-arch_l14 kept 0 of 66 samples; 66 dropped by .*; loosen"):
         selected(ClipScoreThreshold(threshold=9.0, arch="l14"), pool, tmp_path / "out")
 
 
@@ -152,11 +140,14 @@ def test_metadata_that_changed_after_indexing_are_noticed(pool, tmp_path):
         selected(NoFilter(), pool, tmp_path / "out")
 
 
-def test_a_uid_in_two_rows_stays_twice_as_upstream_has_it(tmp_path):
+def test_a_uid_in_two_rows_is_one_sample_and_that_is_said(tmp_path, caplog):
     uids = hex_uids(3)
     write_parquet(tmp_path / "p" / "metadata" / "0.parquet", [*uids, uids[1]])
+    write_parquet(tmp_path / "p" / "metadata" / "1.parquet", [uids[0]])
     subset, summary = selected(NoFilter(), indexed(tmp_path / "p", tmp_path / "index"), tmp_path / "out")
-    assert as_pairs(subset.uids()) == sorted(as_pairs([*uids, uids[1]])) and summary.facts["distinct"] == 3
+    assert as_pairs(subset.uids()) == sorted(as_pairs(uids))
+    assert (summary.counts.total, summary.counts.kept, summary.counts.dropped) == (5, 3, 2)
+    assert summary.facts["funnel"] == {"uid in an earlier row": 2} and "2 of the kept rows repeat" in caplog.text
 
 
 @dataclass(frozen=True, kw_only=True)

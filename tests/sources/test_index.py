@@ -67,8 +67,8 @@ def no_uid(folder):
     )
 
 
-def short_uid(folder):
-    write_parquet(folder / "0002.parquet", ["0" * 32, "abc"])
+def no_hex_uid(folder):
+    write_parquet(folder / "0002.parquet", ["0" * 32, "xyz"])
 
 
 def null_uid(folder):
@@ -116,7 +116,7 @@ def strange_npz(folder):
     ("harm", "message"),
     [
         (no_uid, r"0002.parquet has no column 'uid'; it has: text"),
-        (short_uid, r"0002.parquet: a uid is 32 hexadecimal digits; row 1 holds 'abc'"),
+        (no_hex_uid, r"0002.parquet: a uid is 32 hexadecimal digits; row 1 holds 'xyz'"),
         (null_uid, r"0002.parquet: a uid is 32 hexadecimal digits; row 1 holds None"),
         (truncated_parquet, r"0001.parquet is not a readable parquet file"),
         (empty_parquet, r"0001.parquet is not a readable parquet file"),

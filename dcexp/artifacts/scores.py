@@ -1,0 +1,32 @@
+"""Scores: a number for every row of a pool, kept so that many selections can share it."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from dcexp.artifacts.base import Artifact
+from dcexp.artifacts.files import whole_file
+
+
+class Scores(Artifact):
+    """``<number of the part>.npy``: one number per row of that part, in its order; NaN where there is none."""
+
+    kind = "scores"
+
+    def of_part(self, number: int) -> npt.NDArray[Any]:
+        """The numbers of one part, memory-mapped, shape (rows of the part,)."""
+        values: npt.NDArray[Any] = np.load(scores_file(self.path, number), mmap_mode="r", allow_pickle=False)
+        return values
+
+
+def scores_file(folder: Path, number: int) -> Path:
+    """Where the numbers of one part lie."""
+    return folder / f"{number:08d}.npy"
+
+
+def write_scores(folder: Path, number: int, values: npt.NDArray[Any]) -> None:
+    """Write the numbers of one part, whole or not at all."""
+    with whole_file(scores_file(folder, number)) as file:
+        np.save(file, values)

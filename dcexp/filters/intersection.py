@@ -1,0 +1,80 @@
+"""Intersection: what all of several filters keep, found in one pass over the pool."""
+
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dcexp.artifacts.base import Artifact, Summary
+from dcexp.artifacts.pool import Pool
+from dcexp.artifacts.subset import Subset
+from dcexp.engines.base import Engine
+from dcexp.filters.algebra import Several, named
+from dcexp.filters.base import Filter, FractionOf, ShardFilter, inside, kept_rows, require
+from dcexp.filters.rows import Rows, View
+from dcexp.filters.selection import Decision, select
+from dcexp.stage import Step
+
+Asked = list[tuple[ShardFilter, dict[str, Artifact]]]  # filters in the order they are asked, with what they need
+
+
+@dataclass(frozen=True, kw_only=True)
+class Intersection(Several):
+    """Keeps the samples that every part keeps, each once.
+
+    Parts that have to see the whole pool first (a fraction) are steps of their own. Parts that decide row by row are
+    asked only about rows that all those have kept, the cheapest first; that changes the work and not the outcome.
+    """
+
+    def step(self, pool: Step, within: Step | None = None, fraction_of: FractionOf = "pool") -> Step:
+        """The pool; the subsets of some parts as ``part_0`` …; the others as ``row_0`` … with what these need."""
+        flat = _flat(self)
+        asked = sorted((f for f in flat if isinstance(f, ShardFilter)), key=lambda f: (f.effort, f.label))
+        steps = self.ordered([f.step(pool, within, fraction_of) for f in flat if not isinstance(f, ShardFilter)])
+        inputs: dict[str, Any] = {"pool": pool, **{f"part_{i}": step for i, step in enumerate(steps)}}
+        for i, stage in enumerate(asked):
+            inputs[f"row_{i}"] = stage
+            inputs |= {f"row_{i}.{name}": value for name, value in stage.extra(pool).items()}
+        if within and not steps:
+            inputs["within"] = within
+        return Step(self, inputs)
+
+    def check(self, engine: Engine, **values: Any) -> None:
+        """Let every part that decides row by row look for what it needs."""
+        for name, stage in values.items():
+            if isinstance(stage, ShardFilter):
+                stage.check(engine, **dict(named(f"{name}.", values)))
+
+    def run(self, out: Path, engine: Engine, *, pool: Pool, within: Subset | None = None, **inputs: Any) -> Summary:
+        """Ask about every row that the finished parts have kept. Raises ValueError when nothing is left."""
+        asked = [
+            (stage, {key: value for key, value in named(f"{name}.", inputs) if isinstance(value, Artifact)})
+            for name, stage in inputs.items()
+            if isinstance(stage, ShardFilter)
+        ]
+        subsets = [part for name, part in inputs.items() if isinstance(part, Subset) and name.startswith("part_")]
+        for stage, _ in asked:
+            require(stage, pool, stage.needs(), stage.features)
+        lists = {name: path for subset in [*subsets, within] if subset for name, path in inside(subset).items()}
+        view = View(columns=tuple(dict.fromkeys(n for stage, _ in asked for n in stage.needs())), within=lists)
+        sizes = {subset.path.name: len(subset.uids()) for subset in subsets}
+        decide = partial(_ask_in_turn, asked)
+        return select(self, out, engine, pool=pool, view=view, decide=decide, facts={"parts": sizes} if sizes else {})
+
+
+def _flat(stage: Intersection) -> list[Filter]:
+    """The parts, with those of intersections among them in their place."""
+    return [f for part in stage.parts() for f in (_flat(part) if isinstance(part, Intersection) else [part])]
+
+
+def _ask_in_turn(asked: Asked, rows: Rows, _: Any) -> Decision:
+    """Ask one filter after the other, each about the rows that are left."""
+    times, left, dropped = np.zeros(len(rows), dtype=bool), np.arange(len(rows)), {}
+    for stage, artifacts in asked:
+        mask = kept_rows(stage, rows, artifacts)
+        dropped[stage.label] = int((~mask).sum())
+        left, rows = left[mask], rows.those(mask)
+    times[left] = True
+    return Decision(times=times, dropped=dropped)

@@ -1,0 +1,118 @@
+"""What a filter sees of a pool: some rows of one part at a time."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from dcexp.artifacts.pool import Part
+from dcexp.artifacts.scores import Scores
+from dcexp.artifacts.uid import Uids, find_in
+
+Mask = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rows:
+    """The rows of one part that a filter is asked about, and in which nothing that it needs is missing.
+
+    ``table`` is a pyarrow Table of the filter's columns, without nulls or NaNs, texts valid UTF-8. ``where`` says
+    which rows of the part these are, shape (part.rows,); ``number`` is the part's place in the pool.
+    """
+
+    part: Part
+    number: int
+    table: Any
+    where: Mask
+
+    def __len__(self) -> int:
+        return int(self.where.sum())
+
+    def features(self, name: str) -> npt.NDArray[np.floating]:
+        """CLIP features of these rows, shape (len(rows), width)."""
+        return self.of_part(self.part.features(name))
+
+    def of_part(self, values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """What belongs to these rows of an array with one entry for each row of the part."""
+        return values if self.where.all() else values[self.where]
+
+    def uids(self) -> Uids:
+        """The uids of these rows."""
+        return self.part.uids_in(self.table)
+
+    def those(self, mask: Mask) -> "Rows":
+        """Some of these rows: ``mask`` has shape (len(self),)."""
+        where = self.where.copy()
+        where[where] = mask
+        return Rows(part=self.part, number=self.number, table=self.table.filter(mask), where=where)
+
+
+@dataclass(frozen=True, kw_only=True)
+class View:
+    """Which rows are looked at: those that stand in every list ``within`` (sorted .npy files) and lack nothing.
+
+    ``columns`` are read and have to be there in every row, and so has the number in ``scores``, if any; ``within``
+    maps a name for the funnel to a file.
+    """
+
+    columns: tuple[str, ...] = ()
+    within: dict[str, Path] = field(default_factory=dict)
+    scores: Scores | None = None
+
+    def rows(self, number: int, part: Part, *, uids: bool = True) -> tuple[Rows, dict[str, int]]:
+        """The rows of one part, and how many others there are, by reason: names of ``within``, missing, corrupt."""
+        names = dict.fromkeys([*(["uid"] if uids or self.within else []), *self.columns])
+        table = part.table(list(names))
+        where, others = np.ones(part.rows, dtype=bool), {}
+        if self.within:
+            own = part.uids_in(table)
+            for name, path in self.within.items():
+                inside = find_in(np.load(path, mmap_mode="r", allow_pickle=False), own)[1] > 0
+                others[name] = int((where & ~inside).sum())
+                where &= inside
+        readable, complete = _readable(table, self.columns), complete_rows(table, self.columns)
+        if self.scores:
+            complete &= ~np.isnan(self.scores.of_part(number))
+        others |= {"corrupt": int((where & ~readable).sum()), "missing": int((where & readable & ~complete).sum())}
+        where &= readable & complete
+        rows = Rows(part=part, number=number, table=table if where.all() else table.filter(where), where=where)
+        return rows, others
+
+
+def complete_rows(table: Any, columns: Iterable[str]) -> Mask:
+    """True for the rows of a pyarrow Table in which no named column is null or NaN."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    complete = np.ones(table.num_rows, dtype=bool)
+    for name in columns:
+        column = table[name]
+        if column.null_count or pa.types.is_floating(column.type):
+            complete &= ~pc.is_null(column, nan_is_null=True).to_numpy()
+    return complete
+
+
+def _readable(table: Any, columns: Iterable[str]) -> Mask:
+    """True for the rows whose texts are valid UTF-8 (a lone surrogate is not)."""
+    import pyarrow as pa
+
+    readable = np.ones(table.num_rows, dtype=bool)
+    for name in columns:
+        column = table[name]
+        if name == "uid" or not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
+            continue
+        try:
+            column.validate(full=True)
+        except pa.ArrowInvalid:
+            readable &= np.array([_is_utf8(raw) for raw in column.cast(pa.large_binary()).to_pylist()])
+    return readable
+
+
+def _is_utf8(raw: bytes | None) -> bool:
+    try:
+        return raw is None or raw.decode() is not None
+    except UnicodeDecodeError:
+        return False

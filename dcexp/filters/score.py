@@ -1,0 +1,131 @@
+"""Scores: one number per sample, made once, by which any number of selections can cut."""
+
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+
+from dcexp.artifacts.base import Artifact, Counts, Summary
+from dcexp.artifacts.pool import DamagedError, Part, Pool
+from dcexp.artifacts.scores import Scores, scores_file, write_scores
+from dcexp.engines.base import Engine
+from dcexp.filters.base import require
+from dcexp.filters.rows import Rows, View
+from dcexp.stage import Stage, Step
+
+Numbers = npt.NDArray[Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Score(Stage):
+    """Gives every row of a pool a number. Write ``score``; name the ``columns`` and ``features`` it needs.
+
+    Rows where one of the columns is null or NaN have no score (NaN).
+    """
+
+    makes = Scores
+
+    columns: ClassVar[tuple[str, ...]] = ()
+    features: ClassVar[tuple[str, ...]] = ()
+
+    def needs(self) -> tuple[str, ...]:
+        """The columns needed; for scores where a field decides that."""
+        return self.columns
+
+    def step(self, pool: Step) -> Step:
+        """This score of a pool. A score that needs other steps adds them in :meth:`extra`."""
+        return Step(self, {"pool": pool, **self.extra(pool)})
+
+    def extra(self, pool: Step) -> dict[str, Any]:
+        """What is needed besides the pool: other steps, and values that tell outside files apart."""
+        return {}
+
+    def inputs(self, pool: Step) -> dict[str, Step]:
+        """What a cut by this score needs: the step that makes it."""
+        return {"scores": self.step(pool)}
+
+    def reads(self) -> tuple[str, ...]:
+        """The columns a cut by this score reads."""
+        return ()
+
+    def read(self, rows: Rows, scores: Scores | None) -> Numbers:
+        """The score of every row, as a cut meets it, shape (len(rows),)."""
+        assert scores is not None
+        return rows.of_part(scores.of_part(rows.number))
+
+    def score(self, rows: Rows, **extra: Artifact) -> Numbers:
+        """One floating-point number per row, shape (len(rows),)."""
+        raise NotImplementedError(f"{type(self).__name__} has no score()")
+
+    def run(self, out: Path, engine: Engine, *, pool: Pool, **extra: Any) -> Summary:
+        """Score every part of the pool; parts that an interrupted attempt has scored are kept."""
+        require(self, pool, self.needs(), self.features)
+        artifacts = {name: value for name, value in extra.items() if isinstance(value, Artifact)}
+        work = partial(_score_part, self, artifacts, out, pool.skip_corrupt)
+        missing, corrupt, low, high = 0, 0, np.inf, -np.inf
+        for part_missing, part_corrupt, part_low, part_high in engine.map(
+            work, list(enumerate(pool.parts)), what=f"score: {self.label}"
+        ):
+            missing, corrupt = missing + part_missing, corrupt + part_corrupt
+            low, high = min(low, part_low), max(high, part_high)
+        kept = pool.rows - missing - corrupt
+        counts = Counts(total=pool.rows, kept=kept, missing=missing, corrupt=corrupt)
+        return Summary(counts=counts, facts={"lowest": low, "highest": high} if kept else {})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Column(Score):
+    """A number that stands in the metadata already; it is read there, not stored again."""
+
+    column: str
+
+    def inputs(self, pool: Step) -> dict[str, Step]:
+        """Nothing has to be made."""
+        return {}
+
+    def reads(self) -> tuple[str, ...]:
+        """The column."""
+        return (self.column,)
+
+    def read(self, rows: Rows, scores: Scores | None = None) -> Numbers:
+        """The column's numbers. Raises ValueError when it does not hold numbers."""
+        import pyarrow as pa
+
+        kind = rows.table[self.column].type
+        if not (pa.types.is_floating(kind) or pa.types.is_integer(kind)):
+            raise ValueError(
+                f"{rows.part.parquet}: column {self.column!r} holds {kind}, not numbers, so there is nothing to cut"
+            )
+        return rows.table[self.column].to_numpy()
+
+
+def _score_part(
+    stage: Score, artifacts: dict[str, Artifact], out: Path, skip_corrupt: bool, item: tuple[int, Part]
+) -> tuple[int, int, float, float]:
+    """Write the scores of one part; returns rows without a score, rows of a damaged part, lowest and highest."""
+    number, part = item
+    corrupt = 0
+    if not scores_file(out, number).is_file():
+        try:
+            values = _values(stage, artifacts, number, part)
+        except DamagedError:
+            if not skip_corrupt:
+                raise
+            values, corrupt = np.full(part.rows, np.nan), part.rows
+        write_scores(out, number, values)
+    values = np.load(scores_file(out, number), allow_pickle=False)
+    present = values[~np.isnan(values)]
+    low, high = (float(present.min()), float(present.max())) if len(present) else (np.inf, -np.inf)
+    return part.rows - len(present) - corrupt, corrupt, low, high
+
+
+def _values(stage: Score, artifacts: dict[str, Artifact], number: int, part: Part) -> Numbers:
+    rows, _ = View(columns=stage.needs()).rows(number, part, uids=False)
+    given = np.asarray(stage.score(rows, **artifacts))
+    assert given.shape == (len(rows),), f"{type(stage).__name__}.score: wanted {len(rows)} numbers, got {given.shape}"
+    values = np.full(part.rows, np.nan, dtype=given.dtype if given.dtype.kind == "f" else np.float64)
+    values[rows.where] = given
+    return values

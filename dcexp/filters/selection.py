@@ -1,0 +1,125 @@
+"""The pass over a pool that every selection is: ask about each part, merge what is kept, tell what came out.
+
+A worker holds one part, and writes the uids it keeps, sorted, to a file of its own; these files are merged a range
+at a time. So memory does not grow with the pool, and what an interrupted attempt has decided is not decided again.
+"""
+
+import json
+import logging
+import shutil
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from dcexp.artifacts.base import Summary
+from dcexp.artifacts.files import whole_file, write_json
+from dcexp.artifacts.merge import joined
+from dcexp.artifacts.pool import DamagedError, Part, Pool
+from dcexp.artifacts.uid import Uids, firsts, sort_uids
+from dcexp.engines.base import Engine
+from dcexp.filters.examples import Scored, no_scores
+from dcexp.filters.outcome import conclude
+from dcexp.filters.rows import Rows, View
+from dcexp.stage import Stage
+
+log = logging.getLogger(__name__)
+
+PIECES = "pieces"  # a folder for what single parts keep; gone when the subset is written
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decision:
+    """What a filter decides about some rows.
+
+    ``times`` says how often each is taken (a mask, or counts), shape (len(rows),); ``dropped`` how many each reason
+    has dropped, for the funnel, where there is more than one.
+    """
+
+    times: npt.NDArray[Any]
+    dropped: Mapping[str, int] = field(default_factory=dict)
+
+
+Decide = Callable[[Rows, Any], Decision]
+Tally = dict[str, int]  # rows of a part that were not kept, by reason
+
+
+def select(
+    stage: Stage,
+    out: Path,
+    engine: Engine,
+    *,
+    pool: Pool,
+    view: View,
+    decide: Decide,
+    given: Sequence[Any] = (),
+    repeats: bool = False,
+    scored: Scored = no_scores,
+    facts: Mapping[str, Any] | None = None,
+) -> Summary:
+    """Write the subset of the rows in ``view`` that ``decide(rows, given[number of the part])`` keeps.
+
+    A uid that the pool has in several rows is the same sample, and kept once; with ``repeats`` it is taken as often
+    as all its rows together. Raises ValueError when nothing is kept.
+    """
+    (out / PIECES).mkdir(exist_ok=True)
+    items = [(number, part, given[number] if given else None) for number, part in enumerate(pool.parts)]
+    ask = partial(_ask, out / PIECES, view, decide, pool.skip_corrupt)
+    tallies: Counter[str] = Counter()
+    for tally in engine.map(ask, items, what=f"filter: {stage.label}"):
+        tallies.update(tally)
+    pieces = [_piece(out / PIECES, number) for number, _ in enumerate(pool.parts)]
+    kept_rows = tallies.pop("kept")
+    lost = {name: tallies.pop(name, 0) for name in ("missing", "corrupt")}
+    summary = conclude(
+        stage, out, engine, pool, pieces, joined if repeats else once,
+        rows=kept_rows, dropped=dict(tallies), scored=scored, facts=facts, **lost,
+    )  # fmt: skip
+    shutil.rmtree(out / PIECES)
+    return summary
+
+
+def once(slices: list[Uids]) -> Uids:
+    """The distinct uids of all."""
+    uids = joined(slices)
+    return uids[firsts(uids)]
+
+
+def _piece(folder: Path, number: int) -> Path:
+    return folder / f"{number:08d}.npy"
+
+
+def _ask(folder: Path, view: View, decide: Decide, skip_corrupt: bool, item: tuple[int, Part, Any]) -> Tally:
+    """Decide about one part and write the uids to take, unless an earlier attempt has."""
+    number, part, given = item
+    piece, note = _piece(folder, number), folder / f"{number:08d}.json"
+    if note.is_file() and piece.is_file():
+        tally: Tally = json.loads(note.read_text())
+        return tally
+    try:
+        uids, tally = _decided(view, decide, number, part, given)
+    except DamagedError as error:
+        if not skip_corrupt:
+            raise
+        log.warning("left out with its %s rows (source.skip_corrupt): %s", f"{part.rows:,}", error)
+        uids, tally = np.empty(0, "u8,u8"), {"kept": 0, "corrupt": part.rows}
+    with whole_file(piece, durable=False) as file:
+        np.save(file, uids)
+    write_json(note, tally)
+    return tally
+
+
+def _decided(view: View, decide: Decide, number: int, part: Part, given: Any) -> tuple[Uids, Tally]:
+    rows, others = view.rows(number, part)
+    decision = decide(rows, given)
+    times = decision.times
+    kept = int(np.count_nonzero(times))
+    uids = rows.uids()
+    taken = uids[times] if times.dtype == bool else np.repeat(uids, times)
+    dropped = dict(decision.dropped) or {"": len(rows) - kept}
+    return sort_uids(taken), {**others, **dropped, "kept": kept}

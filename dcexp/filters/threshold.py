@@ -1,0 +1,122 @@
+"""The value at a place of the pool's order, found without ever holding all values.
+
+Numbers are turned into unsigned integers of the same order. Every pass counts them by their next 16 bits, part by
+part, until the few that can be at the place are gathered and sorted.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from dcexp.artifacts.pool import Part
+from dcexp.engines.base import Engine
+
+Keys = npt.NDArray[np.uint64]
+Read = Callable[[tuple[int, Part]], npt.NDArray[Any]]  # the values of a part's rows, NaN where there is none
+
+GATHERED = 1 << 20  # values that may be held at once
+BITS = 16
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cutoff:
+    """A value, and of the rows that have exactly it how many are to be kept in each part (None: all of them)."""
+
+    value: float
+    ties: tuple[int, ...] | None = None
+
+    def mask(self, values: npt.NDArray[Any], number: int) -> npt.NDArray[np.bool_]:
+        """True for the values of a part that reach the cutoff, shape of ``values``."""
+        if not np.isfinite(self.value):
+            return np.full(len(values), self.value < 0)
+        value: Any = values.dtype.type(self.value) if values.dtype.kind == "u" else self.value
+        mask: npt.NDArray[np.bool_] = values >= value
+        if self.ties is not None:
+            mask[np.flatnonzero(values == value)[self.ties[number] :]] = False
+        return mask
+
+
+def top(engine: Engine, parts: Sequence[Part], read: Read, n: int, *, exact: bool) -> Cutoff:
+    """The cutoff for the n highest of all values, or, unless ``exact``, for all that reach the one after them.
+
+    The one after is upstream's rule: the value at index n in descending order, counted from 0, and all that are equal
+    to it. Where there are not that many values, every value reaches the cutoff.
+    """
+    items = list(enumerate(parts))
+    place = n - 1 if exact else n
+    if place < 0:
+        return Cutoff(value=float("inf"))
+    value, above = _value_at(engine, items, read, place)
+    if not exact or value is None:
+        return Cutoff(value=float("-inf") if value is None else value)
+    spare, ties = n - above, []
+    for equal in engine.map(partial(_count_equal, read, value), items, what="count ties"):
+        ties.append(min(spare, equal))
+        spare -= ties[-1]
+    return Cutoff(value=value, ties=tuple(ties))
+
+
+def _value_at(engine: Engine, items: list[tuple[int, Part]], read: Read, place: int) -> tuple[Any, int]:
+    """The value at a place in descending order, and how many are above it; (None, all) when there are fewer."""
+    prefix, above, bits, kind = 0, 0, 0, "f"
+    while True:
+        counted = list(engine.map(partial(_count, read, prefix, bits), items, what="find the threshold"))
+        counts = np.sum([counts for counts, _ in counted], axis=0)[::-1]
+        kind = next((kind for _, kind in counted if kind), kind)
+        up_to = above + np.cumsum(counts)
+        if place >= up_to[-1]:
+            return None, int(up_to[-1])
+        digit = int(np.searchsorted(up_to, place, side="right"))
+        above = int(up_to[digit] - counts[digit])
+        prefix, bits = prefix << BITS | (len(counts) - 1 - digit), bits + BITS
+        if bits == 64:
+            return from_keys(np.array([prefix], np.uint64), kind)[0].item(), above
+        if counts[digit] <= GATHERED:
+            break
+    gathered = np.concatenate(list(engine.map(partial(_gather, read, prefix, bits), items, what="gather")))
+    gathered.sort()
+    key = gathered[len(gathered) - 1 - (place - above)]
+    above += int(len(gathered) - np.searchsorted(gathered, key, side="right"))
+    return from_keys(np.array([key], np.uint64), kind)[0].item(), above
+
+
+def _count(read: Read, prefix: int, bits: int, item: tuple[int, Part]) -> tuple[npt.NDArray[np.int64], str]:
+    """How many values that begin with the bits ``prefix`` go on with each pattern of 16 bits; and their kind."""
+    values = read(item)
+    keys = _beginning(values, prefix, bits)
+    digits = (keys >> np.uint64(64 - bits - BITS)) & np.uint64((1 << BITS) - 1)
+    return np.bincount(digits.astype(np.int64), minlength=1 << BITS), values.dtype.kind if len(values) else ""
+
+
+def _gather(read: Read, prefix: int, bits: int, item: tuple[int, Part]) -> Keys:
+    return _beginning(read(item), prefix, bits)
+
+
+def _count_equal(read: Read, value: Any, item: tuple[int, Part]) -> int:
+    values = read(item)
+    return int(np.count_nonzero(values == (values.dtype.type(value) if values.dtype.kind == "u" else value)))
+
+
+def _beginning(values: npt.NDArray[Any], prefix: int, bits: int) -> Keys:
+    keys = to_keys(values)
+    return keys[keys >> np.uint64(64 - bits) == np.uint64(prefix)] if bits else keys
+
+
+def to_keys(values: npt.NDArray[Any]) -> Keys:
+    """Unsigned integers in the order of ``values``; NaNs are left out, and minus zero equals zero."""
+    if values.dtype.kind == "u":
+        return values.astype(np.uint64)
+    numbers = values[~np.isnan(values)].astype(np.float64) + 0.0
+    raw = numbers.view(np.uint64)
+    return np.where(raw >> np.uint64(63), ~raw, raw | np.uint64(1 << 63))
+
+
+def from_keys(keys: Keys, kind: str) -> npt.NDArray[Any]:
+    """The values of :func:`to_keys` again."""
+    if kind == "u":
+        return keys
+    return np.where(keys >> np.uint64(63), keys & np.uint64((1 << 63) - 1), ~keys).view(np.float64)

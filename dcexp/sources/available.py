@@ -1,0 +1,78 @@
+"""Which samples of a pool are really there: the uids in its shards. Links die, so it is fewer than the metadata say."""
+
+import logging
+import shutil
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from dcexp.artifacts.files import whole_file
+from dcexp.artifacts.merge import joined, merge_files
+from dcexp.artifacts.pool import AVAILABLE
+from dcexp.artifacts.samples import UnreadableSampleError, read_json, samples_of, uid_of
+from dcexp.artifacts.tar import TarReader
+from dcexp.artifacts.uid import UID, Uids, firsts, parse_uids, sort_uids
+from dcexp.engines.base import Engine
+
+log = logging.getLogger(__name__)
+
+PIECES = "available"  # a folder for what single tars hold; gone when all are known
+
+
+def write_available(out: Path, engine: Engine, tars: list[Path]) -> int:
+    """Write ``out/available.npy``, the different uids in ``tars``, sorted; returns how many.
+
+    Beside a tar that img2dataset wrote lies a parquet file of the same name that says which samples arrived. Where
+    there is none, the headers of the tar and the json of every sample are read. What is damaged is told when the
+    samples themselves are needed.
+    """
+    (out / PIECES).mkdir(exist_ok=True)
+    pieces = engine.map(partial(_write_piece, out / PIECES), list(enumerate(tars)), what="look into the shards")
+    total = merge_files(list(pieces), out / AVAILABLE, lambda slices: _distinct(joined(slices)))
+    shutil.rmtree(out / PIECES)
+    return total
+
+
+def _distinct(uids: Uids) -> Uids:
+    return uids[firsts(uids)]
+
+
+def _write_piece(folder: Path, item: tuple[int, Path]) -> Path:
+    number, tar = item
+    piece = folder / f"{number:08d}.npy"
+    if not piece.is_file():
+        uids = _reported(tar.with_suffix(".parquet"))
+        with whole_file(piece) as file:
+            np.save(file, sort_uids(_found(tar) if uids is None else uids))
+    return piece
+
+
+def _reported(report: Path) -> Uids | None:
+    """The uids that img2dataset's report calls a success; None where there is no such report."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+    import pyarrow.parquet as pq
+
+    if not report.is_file():
+        return None
+    try:
+        file = pq.ParquetFile(report)
+        if not {"uid", "status"} <= set(file.schema_arrow.names):
+            return None
+        table = file.read(columns=["uid", "status"])
+        return parse_uids(table.filter(pc.equal(table["status"], "success"))["uid"])
+    except (pa.ArrowException, OSError, ValueError) as error:
+        log.warning("%s cannot be used, so its tar is read instead: %s", report, error)
+        return None
+
+
+def _found(tar: Path) -> Uids:
+    found = bytearray()
+    with TarReader(tar) as reader:
+        for sample in samples_of(reader.members().members):
+            try:
+                found += uid_of(read_json(reader, sample), tar.name, sample.key, derived=False)
+            except UnreadableSampleError:
+                continue
+    return np.frombuffer(bytes(found), dtype=">u8").astype(np.uint64).view(UID)

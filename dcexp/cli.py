@@ -54,6 +54,7 @@ def usage() -> str:
         "",
         "keys:         seed=0  until=pool|subset|shards|checkpoint|results  rebuild=KIND  store.root=DIR",
         "              source.root=DIR  filter.fraction=0.3  filter.path=FILE  engine.workers=N  tracker.mode=offline",
+        "              assets.cache=DIR  assets.lid_176_bin=FILE (and so on: downloaded files of others, or your own)",
         "sweeps:       python -m dcexp -m filter=none,clip_score seed=0,1,2   (on SLURM: hydra/launcher=slurm)",
         "the config:   add --cfg job to see it, --hydra-help for Hydra's own flags",
         "",

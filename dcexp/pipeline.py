@@ -11,6 +11,7 @@ from typing import Any, Literal
 from dcexp.artifacts.base import Artifact
 from dcexp.artifacts.files import whole_file
 from dcexp.artifacts.result import Result
+from dcexp.assets import Assets
 from dcexp.engines.base import Engine
 from dcexp.filters.base import Filter
 from dcexp.reshard import Copy
@@ -25,7 +26,7 @@ from dcexp.typecheck import check_types
 
 log = logging.getLogger(__name__)
 
-KINDS = ("pool", "subset", "shards", "checkpoint", "evalset", "result")
+KINDS = ("pool", "subset", "shards", "checkpoint", "evalset", "result", "scores", "centroids", "clusters")
 Until = Literal["pool", "subset", "shards", "checkpoint", "results"]
 
 
@@ -42,6 +43,7 @@ class Run:
     store: Store
     reshard: Copy
     train: Train
+    assets: Assets = field(default_factory=Assets)
     seed: int = 0
     until: Until = "results"
     rebuild: str | list[str] = field(default_factory=list)

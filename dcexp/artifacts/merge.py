@@ -32,7 +32,7 @@ class UidFile:
         """The uids of one range."""
         with self.path.open("rb", buffering=0) as file:
             first, last = (self._below(file.fileno(), edge) for edge in edges)
-            return np.frombuffer(self._read(file.fileno(), first, last - first), UID)
+            return self._read(file.fileno(), first, last - first)
 
     def sample(self, step: int) -> npt.NDArray[np.uint64]:
         """The first half of every ``step``-th uid."""
@@ -48,14 +48,14 @@ class UidFile:
         return low
 
     def _half(self, file: int, i: int) -> int:
-        return int.from_bytes(self._read(file, i, 1)[:8], sys.byteorder)
+        return int.from_bytes(os.pread(file, 8, self._start + i * UID.itemsize), sys.byteorder)
 
-    def _read(self, file: int, first: int, count: int) -> bytearray:
-        raw = bytearray(count * UID.itemsize)
-        view, at = memoryview(raw), self._start + first * UID.itemsize
+    def _read(self, file: int, first: int, count: int) -> Uids:
+        uids = np.empty(count, UID)
+        view, at = memoryview(uids.view(np.uint8)), self._start + first * UID.itemsize
         while view and (n := os.preadv(file, [view], at)):  # one call reads 2 GiB at most
             view, at = view[n:], at + n
-        return raw
+        return uids
 
 
 def ranges(files: Sequence[UidFile]) -> list[Range]:

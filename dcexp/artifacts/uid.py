@@ -1,6 +1,7 @@
 """Uids: 128-bit sample identifiers, hex text outside, two u64 inside (upstream's ``u8,u8``)."""
 
 import binascii
+import sys
 from typing import Any
 
 import numpy as np
@@ -91,7 +92,8 @@ def _complaint(values: list[str | None], first_row: int) -> str:
 
 def uids_from_bytes(raw: bytes) -> Uids:
     """Turn 16 big-endian bytes per uid into uids, shape (len(raw) / 16,)."""
-    return np.frombuffer(raw, dtype=">u8").astype(np.uint64).view(UID)
+    halves = np.frombuffer(raw, dtype=np.uint64)
+    return (halves.byteswap() if sys.byteorder == "little" else halves).view(UID)
 
 
 def format_uid(uid: Any) -> str:

@@ -60,11 +60,17 @@ class Local(Engine):
 @cache
 def _processes(workers: int) -> ProcessPoolExecutor:
     """One set of workers for all the maps of this process: starting Python costs more than many a map."""
-    return ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_end_with_parent)
+    threads = max((os.cpu_count() or 1) // workers, 1)
+    return ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_begin, initargs=(threads,))
 
 
-def _end_with_parent() -> None:
-    """A worker whose parent was killed would wait for work for ever; Ctrl-C is the parent's to answer."""
+def _begin(threads: int) -> None:
+    """Share the cores with the other workers, which numpy's, Arrow's and torch's threads would not do by themselves.
+
+    A worker whose parent was killed would wait for work for ever; Ctrl-C is the parent's to answer.
+    """
+    for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+        os.environ.setdefault(variable, str(threads))  # read when these libraries are loaded: later, in this process
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = parent_process()
     assert parent is not None

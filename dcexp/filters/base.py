@@ -10,8 +10,10 @@ import numpy as np
 
 from dcexp.artifacts.base import Artifact, Summary
 from dcexp.artifacts.pool import Pool
+from dcexp.artifacts.scores import Scores
 from dcexp.artifacts.subset import SUBSET, Subset
 from dcexp.engines.base import Engine
+from dcexp.filters.examples import Scored, no_scores
 from dcexp.filters.rows import Mask, Rows, View
 from dcexp.filters.selection import Decision, select
 from dcexp.stage import Stage, Step
@@ -59,12 +61,18 @@ class ShardFilter(Filter):
         """True for the rows to keep, shape (len(rows),). ``extra`` are the artifacts of :meth:`extra`'s steps."""
         raise NotImplementedError(f"{type(self).__name__} has no keep()")
 
+    def scored(self, **extra: Any) -> Scored:
+        """What gives the numbers that decide, where it is a number that does; they are shown with examples."""
+        return no_scores
+
     def run(self, out: Path, engine: Engine, *, pool: Pool, within: Subset | None = None, **extra: Any) -> Summary:
         """Apply ``keep`` to every part of the pool and write the subset."""
         require(self, pool, self.needs(), self.features)
         artifacts = {name: value for name, value in extra.items() if isinstance(value, Artifact)}
-        view = View(columns=self.needs(), within=inside(within))
-        return select(self, out, engine, pool=pool, view=view, decide=partial(_decide, self, artifacts))
+        scores = artifacts.get("scores")
+        view = View(columns=self.needs(), within=inside(within), scores=scores if isinstance(scores, Scores) else None)
+        decide, scored = partial(_decide, self, artifacts), self.scored(**artifacts)
+        return select(self, out, engine, pool=pool, view=view, decide=decide, scored=scored)
 
 
 def _decide(stage: ShardFilter, artifacts: dict[str, Artifact], rows: Rows, _: Any) -> Decision:

@@ -7,13 +7,14 @@ from typing import Any, Literal
 
 import numpy as np
 
-from dcexp.artifacts.base import Summary
+from dcexp.artifacts.base import Artifact, Summary
 from dcexp.artifacts.pool import Part, Pool
 from dcexp.artifacts.scores import Scores
 from dcexp.artifacts.subset import Subset
 from dcexp.engines.base import Engine
-from dcexp.filters.base import Filter, FractionOf, inside, require
-from dcexp.filters.rows import Rows, View
+from dcexp.filters.base import Filter, FractionOf, ShardFilter, inside, require
+from dcexp.filters.examples import Scored
+from dcexp.filters.rows import Mask, Rows, View
 from dcexp.filters.score import Column, Numbers, Score
 from dcexp.filters.selection import Decision, select
 from dcexp.filters.threshold import Cutoff, top
@@ -36,20 +37,25 @@ class Cut(Filter):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ThresholdCut(Cut):
+class ThresholdCut(Cut, ShardFilter):
     """Keeps rows whose score is ``threshold`` or higher (the code's rule; the paper's text says "exceed")."""
 
     threshold: float
 
-    def run(
-        self, out: Path, engine: Engine, *, pool: Pool, scores: Scores | None = None, within: Subset | None = None
-    ) -> Summary:
-        """Cut every part at the threshold."""
-        score = self.by()
-        require(self, pool, score.reads())
-        view = View(columns=score.reads(), within=inside(within), scores=scores)
-        decide = partial(_cut, score, scores, Cutoff(value=self.threshold), None)
-        return select(self, out, engine, pool=pool, view=view, decide=decide, scored=partial(_shown, score, scores))
+    effort = 0
+
+    def needs(self) -> tuple[str, ...]:
+        """The column, where the score is one."""
+        return self.by().reads()
+
+    def keep(self, rows: Rows, scores: Scores | None = None, **_: Artifact) -> Mask:
+        """True where the threshold is reached."""
+        mask: Mask = self.by().read(rows, scores) >= self.threshold
+        return mask
+
+    def scored(self, scores: Scores | None = None, **_: Artifact) -> Scored:
+        """The score."""
+        return partial(_shown, self.by(), scores)
 
 
 @dataclass(frozen=True, kw_only=True)

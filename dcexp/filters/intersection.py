@@ -43,17 +43,17 @@ class Intersection(Several):
 
     def check(self, engine: Engine, **values: Any) -> None:
         """Let every part that decides row by row look for what it needs."""
-        for name, stage in values.items():
-            if isinstance(stage, ShardFilter):
-                stage.check(engine, **dict(named(f"{name}.", values)))
+        for stage, own in _asked(values):
+            stage.check(engine, **own)
+
+    def check_machine(self, engine: Engine, **values: Any) -> None:
+        """The same for what this machine has to have."""
+        for stage, own in _asked(values):
+            stage.check_machine(engine, **own)
 
     def run(self, out: Path, engine: Engine, *, pool: Pool, within: Subset | None = None, **inputs: Any) -> Summary:
         """Ask about every row that the finished parts have kept. Raises ValueError when nothing is left."""
-        asked = [
-            (stage, {key: value for key, value in named(f"{name}.", inputs) if isinstance(value, Artifact)})
-            for name, stage in inputs.items()
-            if isinstance(stage, ShardFilter)
-        ]
+        asked = [(stage, {k: v for k, v in own.items() if isinstance(v, Artifact)}) for stage, own in _asked(inputs)]
         subsets = [part for name, part in inputs.items() if isinstance(part, Subset) and name.startswith("part_")]
         for stage, _ in asked:
             require(stage, pool, stage.needs(), stage.features)
@@ -67,6 +67,13 @@ class Intersection(Several):
 def _flat(stage: Intersection) -> list[Filter]:
     """The parts, with those of intersections among them in their place."""
     return [f for part in stage.parts() for f in (_flat(part) if isinstance(part, Intersection) else [part])]
+
+
+def _asked(inputs: dict[str, Any]) -> list[tuple[ShardFilter, dict[str, Any]]]:
+    """The parts that decide row by row, each with its own inputs."""
+    return [
+        (stage, dict(named(f"{name}.", inputs))) for name, stage in inputs.items() if isinstance(stage, ShardFilter)
+    ]
 
 
 def _ask_in_turn(asked: Asked, rows: Rows, _: Any) -> Decision:

@@ -115,17 +115,24 @@ def _merge_range(
 ) -> Merged:
     number, edges = item
     uids = combine([UidFile(path).slice(edges) for path in paths])
-    starts = np.flatnonzero(firsts(uids))
-    lengths, counts = np.unique(np.diff(np.append(starts, len(uids))), return_counts=True)
+    repeats, distinct = _repeats(uids)
     lacking = np.empty(0, UID)
     if available:
-        lacking = uids[starts]
-        lacking = lacking[contained(lacking, UidFile(available).slice(edges)) == 0]
+        lacking = distinct[contained(distinct, UidFile(available).slice(edges)) == 0]
     for name, chunk in (("taken", uids), ("lacking", lacking)):
         with whole_file(_raw_path(folder, number, name), durable=False) as file:
             file.write(np.ascontiguousarray(chunk).data)
-    repeats = Counter(dict(zip(lengths.tolist(), counts.tolist(), strict=True)))
     return Merged(repeats=repeats, unavailable=len(lacking), times=contained(asked, uids))
+
+
+def _repeats(uids: Uids) -> tuple[Counter[int], Uids]:
+    """How many of some sorted uids come how often, and the distinct ones."""
+    new = firsts(uids)
+    if new.all():
+        return Counter({1: len(uids)} if len(uids) else {}), uids
+    starts = np.flatnonzero(new)
+    lengths, counts = np.unique(np.diff(np.append(starts, len(uids))), return_counts=True)
+    return Counter(dict(zip(lengths.tolist(), counts.tolist(), strict=True))), uids[starts]
 
 
 def _raw_path(folder: Path, number: int, name: str) -> Path:

@@ -87,7 +87,8 @@ def select(
 def once(slices: list[Uids]) -> Uids:
     """The distinct uids of all."""
     uids = joined(slices)
-    return uids[firsts(uids)]
+    new = firsts(uids)
+    return uids if new.all() else uids[new]
 
 
 def _piece(folder: Path, number: int) -> Path:
@@ -120,6 +121,6 @@ def _decided(view: View, decide: Decide, number: int, part: Part, given: Any) ->
     times = decision.times
     kept = int(np.count_nonzero(times))
     uids = rows.uids()
-    taken = uids[times] if times.dtype == bool else np.repeat(uids, times)
+    taken = (uids if times.all() else uids[times]) if times.dtype == bool else np.repeat(uids, times)
     dropped = dict(decision.dropped) or {"": len(rows) - kept}
     return sort_uids(taken), {**others, **dropped, "kept": kept}

@@ -36,6 +36,10 @@ class Sequence(Filter):
         """Let the second filter look for what it needs; the first is a step of its own."""
         self.then.check(engine, **dict(named("then.", values)))
 
+    def check_machine(self, engine: Engine, **values: Any) -> None:
+        """The same for what this machine has to have."""
+        self.then.check_machine(engine, **dict(named("then.", values)))
+
     def run(self, out: Path, engine: Engine, **inputs: Any) -> Summary:
         """Run the second filter on what the first has kept."""
         return self.then.run(out, engine, **dict(named("then.", inputs)))

@@ -31,7 +31,7 @@ class Cutoff:
 
     def mask(self, values: npt.NDArray[Any], number: int) -> npt.NDArray[np.bool_]:
         """True for the values of a part that reach the cutoff, shape of ``values``."""
-        if not np.isfinite(self.value):
+        if values.dtype.kind == "u" and not np.isfinite(self.value):
             return np.full(len(values), self.value < 0)
         value: Any = values.dtype.type(self.value) if values.dtype.kind == "u" else self.value
         mask: npt.NDArray[np.bool_] = values >= value

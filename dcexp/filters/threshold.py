@@ -49,7 +49,7 @@ def top(engine: Engine, parts: Sequence[Part], read: Read, n: int, *, exact: boo
     items = list(enumerate(parts))
     place = n - 1 if exact else n
     if place < 0:
-        return Cutoff(value=float("inf"))
+        return Cutoff(value=float("nan"))  # which nothing reaches
     value, above = _value_at(engine, items, read, place)
     if not exact or value is None:
         return Cutoff(value=float("-inf") if value is None else value)

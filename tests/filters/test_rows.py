@@ -99,7 +99,9 @@ def test_ties_are_all_kept_or_taken_in_the_order_of_the_pool(tied, tmp_path):
     subset, summary = selected(TopFraction(score=Column(column="score"), fraction=0.3), pool, tmp_path / "a")
     assert as_pairs(subset.uids()) == sorted(as_pairs([uids[i] for i in (0, 1, 3, 5, 6, 9)]))
     assert (summary.counts.missing, summary.facts["threshold"]) == (2, 0.5)
-    subset, summary = selected(TopFraction(score=Column(column="score"), fraction=0.4, ties="exact"), pool, tmp_path / "b")
+    subset, summary = selected(
+        TopFraction(score=Column(column="score"), fraction=0.4, ties="exact"), pool, tmp_path / "b"
+    )
     assert as_pairs(subset.uids()) == sorted(as_pairs([uids[i] for i in (0, 1, 3, 5)]))
     assert (summary.counts.kept, summary.counts.dropped, summary.counts.missing) == (4, 4, 2)
 

@@ -1,0 +1,103 @@
+"""Which of many vectors is nearest: the same code on CPU and GPU, in memory that grows with neither side."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Features = npt.NDArray[np.floating]
+Ids = npt.NDArray[np.int64]
+
+# Rows and targets that are compared at once, and bytes of targets that may stay on the device between row blocks.
+BLOCKS = {"cpu": (4096, 2048, 0), "cuda": (65536, 4096, 4 << 30)}
+NONE = -1  # the id where no target is nearest
+
+
+def nearest(features: Features, centroids: Features) -> Ids:
+    """The id of the centroid with the highest inner product, for each row; the first one on ties.
+
+    ``features`` has shape (n, width), ``centroids`` (k, width), both of any floating type; the outcome (n,).
+    Products are taken in float32, and nothing is normalised: upstream's rule, so a long centroid draws more rows.
+    A row that holds NaN or infinity has no nearest centroid: -1. (Where two products differ by less than rounding,
+    devices, and blocks of another size, may disagree.)
+
+    Memory: at most 4096 x 2048 products on a CPU, 65536 x 4096 on a GPU, beside the rows and targets of such a block.
+    """
+    return _best(features, centroids, cosine=False)[1]
+
+
+def highest_similarity(features: Features, targets: Features) -> npt.NDArray[np.float32]:
+    """The highest cosine of each row with any target, shape (n,); NaN for rows that hold NaN or infinity.
+
+    Shapes, types and memory as for :func:`nearest`. A vector of zeros has cosine 0 with everything.
+    """
+    return _best(features, targets, cosine=True)[0]
+
+
+def _best(features: Features, targets: Features, *, cosine: bool) -> tuple[npt.NDArray[np.float32], Ids]:
+    """The highest product of each row, and whose it is."""
+    import torch
+
+    _fit(features, targets)
+    device = _device()
+    rows, columns, stay = BLOCKS[device.type]
+    values, ids = np.empty(len(features), np.float32), np.empty(len(features), np.int64)
+    few = 4 * targets.size <= stay
+    with torch.inference_mode(), _full_fp32():
+        kept = list(_blocks(targets, columns, device, cosine)) if few else None
+        for start, block in _blocks(features, rows, device, cosine):
+            best = torch.full((len(block),), -torch.inf, device=device)
+            place = torch.full((len(block),), NONE, device=device)
+            for first, others in kept or _blocks(targets, columns, device, cosine):
+                high, at = (block @ others.T).max(dim=1)
+                better = high > best  # strictly: of equal ones the first stays
+                best, place = torch.where(better, high, best), torch.where(better, at + first, place)
+            whole = torch.isfinite(block).all(dim=1)
+            stop = start + len(block)
+            values[start:stop] = torch.where(whole, best, torch.nan).cpu().numpy()
+            ids[start:stop] = torch.where(whole, place, NONE).cpu().numpy()
+    return values, ids
+
+
+def _blocks(array: Features, size: int, device: Any, cosine: bool) -> Iterator[tuple[int, Any]]:
+    """The array piece by piece, float32 on the device, with where each piece begins."""
+    import torch
+    from torch.nn.functional import normalize
+
+    for start in range(0, len(array), size):
+        piece = np.ascontiguousarray(array[start : start + size])
+        piece = piece if piece.dtype in (np.float16, np.float32) else piece.astype(np.float32)
+        tensor = torch.from_numpy(piece if piece.flags.writeable else piece.copy()).to(device).float()
+        yield start, normalize(tensor, dim=1) if cosine else tensor
+
+
+def _device() -> Any:
+    """A GPU where there is one; several processes share several GPUs evenly."""
+    import torch
+
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    return torch.device("cuda", os.getpid() % torch.cuda.device_count())
+
+
+@contextmanager
+def _full_fp32() -> Iterator[None]:
+    """Whatever a training in this process has set: matrix products in full fp32."""
+    import torch
+
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+def _fit(features: Features, targets: Features) -> None:
+    if features.ndim != 2 or targets.ndim != 2 or features.shape[1] != targets.shape[1] or len(targets) == 0:
+        raise ValueError(
+            f"wanted rows and at least one target of the same width, got shapes {features.shape} and {targets.shape}"
+        )

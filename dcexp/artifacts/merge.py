@@ -52,7 +52,7 @@ class UidFile:
 
     def _read(self, file: int, first: int, count: int) -> Uids:
         uids = np.empty(count, UID)
-        view, at = memoryview(uids.view(np.uint8)), self._start + first * UID.itemsize
+        view, at = uids.view(np.uint8).data, self._start + first * UID.itemsize
         while view and (n := os.preadv(file, [view], at)):  # one call reads 2 GiB at most
             view, at = view[n:], at + n
         return uids
@@ -73,7 +73,7 @@ def ranges(files: Sequence[UidFile]) -> list[Range]:
 
 def joined(slices: Sequence[Uids]) -> Uids:
     """All uids of some slices, sorted, repeats kept."""
-    return sort_uids(np.concatenate(slices)) if len(slices) > 1 else slices[0]
+    return sort_uids(np.concatenate(slices), in_runs=True) if len(slices) > 1 else slices[0]
 
 
 def contained(uids: Uids, sorted_list: Uids) -> Indices:

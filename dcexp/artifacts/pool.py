@@ -33,6 +33,18 @@ class Part:
     npz: str
     rows: int
 
+    def head(self, columns: Sequence[str], rows: int) -> Any:
+        """The named columns of the first ``rows`` rows as a pyarrow Table, without reading on."""
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        try:
+            file = pq.ParquetFile(self.parquet, memory_map=True, pre_buffer=False)
+            batch = next(file.iter_batches(max(rows, 1), columns=list(columns), use_threads=False), None)
+            return pa.Table.from_batches([batch] if batch else [], file.schema_arrow if batch is None else batch.schema)
+        except (pa.ArrowException, OSError) as error:
+            raise DamagedError(f"{self.parquet} cannot be read: {error}. {REMEDY}") from None
+
     def table(self, columns: Sequence[str]) -> Any:
         """The named columns as a pyarrow Table of ``rows`` rows.
 
@@ -169,27 +181,3 @@ class PoolIndex:
     def write(self, out: Path) -> None:
         """Write ``out/index.json``."""
         write_json(out / INDEX, asdict(self))
-
-
-def npz_shapes(path: Path) -> dict[str, tuple[int, ...]]:
-    """Shapes of the arrays in an npz, from their headers alone.
-
-    Raises ValueError for arrays of pickled objects and for files that are no npz.
-    """
-    try:
-        with zipfile.ZipFile(path) as archive:
-            headers = {member: _npy_header(archive, member) for member in archive.namelist()}
-    except (zipfile.BadZipFile, ValueError, EOFError, KeyError):
-        raise DamagedError(f"{path} is not a readable npz file (truncated, or something else). {REMEDY}") from None
-    pickled = [member for member, (_, holds_objects) in headers.items() if holds_objects]
-    if pickled:
-        raise DamagedError(f"{path}: array {pickled[0]!r} holds pickled objects, which could run code; refused")
-    return {member.removesuffix(".npy"): shape for member, (shape, _) in headers.items()}
-
-
-def _npy_header(archive: zipfile.ZipFile, member: str) -> tuple[tuple[int, ...], bool]:
-    with archive.open(member) as file:
-        version = np.lib.format.read_magic(file)
-        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        shape, _, dtype = read(file)
-    return shape, bool(dtype.hasobject)

@@ -101,13 +101,16 @@ def format_uid(uid: Any) -> str:
     return f"{int(uid[0]):016x}{int(uid[1]):016x}"
 
 
-def sort_uids(uids: Uids) -> Uids:
-    """Uids in lexicographic order; equal uids end up side by side."""
+def sort_uids(uids: Uids, *, in_runs: bool = False) -> Uids:
+    """Uids in lexicographic order; equal uids end up side by side.
+
+    ``in_runs``: they are a few sorted lists, one behind the other, which are merged three times as fast.
+    """
     # Numbers sort three times as fast as an order of numbers, so the leading bits of a uid and its row are sorted
     # as one number. Real uids are hashes: few share their leading bits, and only those are sorted again.
     bits = len(uids).bit_length()
     keys = (uids["f0"] >> bits << bits) | np.arange(len(uids), dtype=np.uint64)
-    keys.sort()
+    keys.sort(kind="stable" if in_runs else None)
     rows = np.ascontiguousarray(uids).view(np.uint64).reshape(-1, 2)
     rows = rows.take((keys & ((1 << bits) - 1)).view(np.int64), axis=0)
     keys >>= bits

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from dcexp.artifacts.base import Artifact, Summary
+from dcexp.artifacts.base import Summary
 from dcexp.artifacts.pool import Part, Pool
 from dcexp.artifacts.scores import Scores
 from dcexp.artifacts.subset import Subset
@@ -48,14 +48,14 @@ class ThresholdCut(Cut, ShardFilter):
         """The column, where the score is one."""
         return self.by().reads()
 
-    def keep(self, rows: Rows, scores: Scores | None = None, **_: Artifact) -> Mask:
+    def keep(self, rows: Rows, **extra: Any) -> Mask:
         """True where the threshold is reached."""
-        mask: Mask = self.by().read(rows, scores) >= self.threshold
+        mask: Mask = self.by().read(rows, extra.get("scores")) >= self.threshold
         return mask
 
-    def scored(self, scores: Scores | None = None, **_: Artifact) -> Scored:
+    def scored(self, **extra: Any) -> Scored:
         """The score."""
-        return partial(_shown, self.by(), scores)
+        return partial(_shown, self.by(), extra.get("scores"))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,7 +16,7 @@ from dcexp.artifacts.uid import UID, Indices, Uids, format_uid
 from dcexp.engines.base import Engine
 
 EACH = 20  # examples of kept, and of dropped samples
-VISITED, LOOKED_AT = 4, 4096  # parts they are taken from, and rows of each among which they are found
+VISITED, LOOKED_AT = 4, 4096  # parts they are taken from, and first rows of each among which they are found
 
 Scored = Callable[[int, Part], npt.NDArray[Any] | None]  # the numbers that decided about the rows of a part
 
@@ -27,7 +27,7 @@ def no_scores(number: int, part: Part) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class Looked:
-    """Some rows of one part, evenly spread: what they are, before it is known whether they are kept."""
+    """The first rows of one part: what they are, before it is known whether they are kept."""
 
     uids: Uids
     texts: list[str | None]
@@ -41,7 +41,7 @@ class Looked:
 
 
 def look(engine: Engine, pool: Pool, scored: Scored) -> list[Looked]:
-    """Look at rows of parts that lie far apart."""
+    """Look at the first rows of parts that lie far apart."""
     order = sorted(range(len(pool.parts)), key=lambda number: int(f"{number:032b}"[::-1], 2))
     visited = [(number, pool.parts[number]) for number in order if pool.parts[number].rows][:VISITED]
     return list(engine.map(partial(_look, scored, "text" in pool.columns), visited, what="look at examples"))
@@ -49,14 +49,13 @@ def look(engine: Engine, pool: Pool, scored: Scored) -> list[Looked]:
 
 def _look(scored: Scored, has_text: bool, item: tuple[int, Part]) -> Looked:
     number, part = item
-    rows = _spread(np.arange(part.rows), LOOKED_AT)
     try:
-        table = part.table(["uid", *(["text"] * has_text)]).take(rows)
+        table = part.head(["uid", *(["text"] * has_text)], LOOKED_AT)
         scores = scored(number, part)
     except DamagedError:
         return Looked(uids=np.empty(0, UID), texts=[], scores=None)
-    texts: list[str | None] = [_readable(text) for text in table["text"]] if has_text else [None] * len(rows)
-    return Looked(uids=part.uids_in(table), texts=texts, scores=None if scores is None else scores[rows])
+    texts: list[str | None] = [_readable(text) for text in table["text"]] if has_text else [None] * table.num_rows
+    return Looked(uids=part.uids_in(table), texts=texts, scores=scores)
 
 
 def write_examples(out: Path, looked: list[Looked], times: Indices) -> None:

@@ -8,7 +8,8 @@ from functools import partial
 from pathlib import Path
 
 from dcexp.artifacts.base import Counts, Summary
-from dcexp.artifacts.pool import REMEDY, DamagedError, Part, PoolIndex, npz_shapes
+from dcexp.artifacts.npz import npz_shapes
+from dcexp.artifacts.pool import REMEDY, DamagedError, Part, PoolIndex
 from dcexp.artifacts.uid import count_short
 from dcexp.engines.base import Engine
 from dcexp.sources.available import write_available

@@ -8,7 +8,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dcexp.artifacts.uid import UID, count_in, count_short, find_in, firsts, format_uid, is_sorted, parse_uids, sort_uids
+from dcexp.artifacts.uid import (
+    UID,
+    count_in,
+    count_short,
+    find_in,
+    firsts,
+    format_uid,
+    is_sorted,
+    parse_uids,
+    sort_uids,
+)
 from tests.pools import as_pairs
 
 # Few distinct halves, so that halves and whole uids come twice, beside arbitrary ones.

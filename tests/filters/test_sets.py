@@ -10,8 +10,8 @@ from dcexp.artifacts.uid import format_uid, parse_uids
 from dcexp.filters.algebra import Union
 from dcexp.filters.base import Filter
 from dcexp.filters.clip_score import ClipScoreFraction
-from dcexp.filters.none import NoFilter
 from dcexp.filters.intersection import Intersection
+from dcexp.filters.none import NoFilter
 from dcexp.filters.random import RandomFraction, hashed
 from dcexp.filters.uids import UidList
 from dcexp.sources.commonpool import CommonPool

@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from dcexp.published import ASSETS, WORDNET_FILES, Asset, File
 from dcexp.typecheck import check_types
@@ -21,9 +22,11 @@ class Assets:
 
     ``cache`` is the folder for downloads; every other field is a file or folder of one's own, for machines without
     internet. Whoever brings them, they are the published files: their sha256 is checked before use.
+    ``language_model`` is the model by which filters tell English where they name no other.
     """
 
     cache: str = "~/.cache/dcexp"
+    language_model: Literal["lid.176.bin", "lid.176.ftz", "gcld3"] = "lid.176.bin"
     lid_176_bin: str = ""
     lid_176_ftz: str = ""
     wordnet: str = ""

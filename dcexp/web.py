@@ -45,15 +45,22 @@ def _alone(path: Path) -> Iterator[IO[bytes]]:
             with suppress(OSError):  # not every file system has locks; without one, the digest still tells
                 fcntl.flock(file, fcntl.LOCK_EX)
             # The one who held the lock before may have renamed or removed what was opened here.
-            if not path.exists() or not os.path.samestat(os.fstat(file.fileno()), path.stat()):
+            if not _is_at(file, path):
                 continue
             try:
                 yield file
             finally:
                 file.flush()
-                if path.exists() and path.stat().st_size == 0:
+                if os.fstat(file.fileno()).st_size == 0 and _is_at(file, path):
                     path.unlink()
             return
+
+
+def _is_at(file: IO[bytes], path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 def _receive(url: str, file: IO[bytes]) -> None:

@@ -73,7 +73,7 @@ def names(folder):
 
 
 def test_every_asset_can_be_given_by_the_user():
-    assert {f.name for f in dataclasses.fields(Assets)} - {"cache"} == set(ASSETS)
+    assert {f.name for f in dataclasses.fields(Assets)} - {"cache", "language_model"} == set(ASSETS)
 
 
 def test_a_download_is_kept(server, assets):

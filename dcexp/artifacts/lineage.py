@@ -35,17 +35,22 @@ def but_for_seeds(node: Node) -> str:
 
 def label(node: Node) -> str:
     """A step in a few words: its class and deciding settings, seeds left out; for a combination, its parts."""
-    parts = sorted(label(part) for part in node["inputs"].values() if part["kind"] == node["kind"])
-    if not parts:
-        return re.sub(r"-seed_\d+(?=-|$)", "", node["name"].removesuffix(f"-{node['key']}"))
+    parts = [label(part) for part in node["inputs"].values() if part["kind"] == node["kind"]]
+    parts += [_words(stage["name"], stage["fields"]) for stage in node["values"].values() if _is_stage(stage)]
     fields = node["stage"]["fields"]
-    settings = [f"{k}_{v}" for k, v in fields.items() if k != "seed" and isinstance(v, str | int | float)]
-    return "-".join([_word(node), *settings]) + f" ({', '.join(parts)})"
+    if not parts or fields.get("name"):
+        return re.sub(r"-seed_\d+(?=-|$)", "", node["name"].removesuffix(f"-{node['key']}"))
+    return _words(node["stage"]["name"], fields) + f" ({', '.join(sorted(parts))})"
 
 
-def _word(node: Node) -> str:
-    name = re.split(r"[/.]", node["stage"]["name"])[-1]
-    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()
+def _is_stage(value: Any) -> bool:
+    return isinstance(value, Mapping) and value.keys() == {"name", "version", "fields"}
+
+
+def _words(stage: str, fields: Mapping[str, Any]) -> str:
+    name = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", re.split(r"[/.]", stage)[-1]).lower()
+    settings = [f"{k}_{v}" for k, v in fields.items() if k != "seed" and v != "" and isinstance(v, str | int | float)]
+    return "-".join([name, *settings])
 
 
 def _seedless(value: Any) -> Any:

@@ -42,6 +42,14 @@ def count_short(column: Any) -> int:
     return sum(int((length < DIGITS).sum()) for length in lengths)
 
 
+def is_text(kind: Any) -> bool:
+    """True for pyarrow's types of text."""
+    from pyarrow import types
+
+    kind = kind.value_type if types.is_dictionary(kind) else kind
+    return bool(types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind))
+
+
 def _chunks(column: Any) -> list[Any]:
     import pyarrow as pa
 
@@ -55,8 +63,7 @@ def _parse(array: Any, first_row: int) -> bytes:
 
     if len(array) == 0:
         return b""
-    kind = array.type.value_type if pa.types.is_dictionary(array.type) else array.type
-    if not (pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)):
+    if not is_text(array.type):
         raise ValueError(f"a uid is 32 hexadecimal digits of text; this column holds {array.type}")
     text = array.cast(pa.large_string())
     given, offsets = text, _offsets(text)

@@ -62,9 +62,13 @@ class Combination(Filter):
 
 @dataclass(frozen=True, kw_only=True)
 class Several(Combination):
-    """Combines the filters ``of``, two or more; the names given to them are for people only."""
+    """Combines the filters ``of``, two or more; the names given to them are for people only.
+
+    ``name`` is what the combination is called in tables and folders, when it has a name of its own.
+    """
 
     of: dict[str, Filter] = field(compare=False)
+    name: str = ""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -78,6 +82,13 @@ class Several(Combination):
     def parts(self) -> list[Filter]:
         """The values of ``of``."""
         return list(self.of.values())
+
+    @property
+    def label(self) -> str:
+        if not self.name:
+            return super().label
+        settings = sorted(part.label.partition("-")[2] for part in self.parts())
+        return "-".join([self.name, *filter(None, settings)])
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -21,7 +21,7 @@ from dcexp.artifacts.base import Summary
 from dcexp.artifacts.files import whole_file, write_json
 from dcexp.artifacts.merge import joined
 from dcexp.artifacts.pool import DamagedError, Part, Pool
-from dcexp.artifacts.uid import Uids, firsts, sort_uids
+from dcexp.artifacts.uid import Uids, count_short, firsts, sort_uids
 from dcexp.engines.base import Engine
 from dcexp.filters.examples import Scored, no_scores
 from dcexp.filters.outcome import conclude
@@ -74,7 +74,9 @@ def select(
     for tally in engine.map(ask, items, what=f"filter: {stage.label}"):
         tallies.update(tally)
     pieces = [_piece(out / PIECES, number) for number, _ in enumerate(pool.parts)]
-    kept_rows = tallies.pop("kept")
+    kept_rows, short = tallies.pop("kept"), tallies.pop("short", 0)
+    if short:
+        log.warning("%s uids have fewer than 32 digits; they are read with leading zeros", f"{short:,}")
     lost = {name: tallies.pop(name, 0) for name in ("missing", "corrupt")}
     summary = conclude(
         stage, out, engine, pool, pieces, joined if repeats else once,
@@ -120,7 +122,7 @@ def _decided(view: View, decide: Decide, number: int, part: Part, given: Any) ->
     decision = decide(rows, given)
     times = decision.times
     kept = int(np.count_nonzero(times))
-    uids = rows.uids()
+    uids, short = rows.uids(), count_short(rows.table["uid"])
     taken = (uids if times.all() else uids[times]) if times.dtype == bool else np.repeat(uids, times)
     dropped = dict(decision.dropped) or {"": len(rows) - kept}
-    return sort_uids(taken), {**others, **dropped, "kept": kept}
+    return sort_uids(taken), {**others, **dropped, "kept": kept, "short": short}

@@ -4,6 +4,7 @@ Numbers are turned into unsigned integers of the same order. Every pass counts t
 part, until the few that can be at the place are gathered and sorted.
 """
 
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -87,9 +88,23 @@ def _value_at(engine: Engine, items: list[tuple[int, Part]], read: Read, place: 
 def _count(read: Read, prefix: int, bits: int, item: tuple[int, Part]) -> tuple[npt.NDArray[np.int64], str]:
     """How many values that begin with the bits ``prefix`` go on with each pattern of 16 bits; and their kind."""
     values = read(item)
+    if bits == 0:
+        return _first_bits(values), values.dtype.kind if len(values) else ""
     keys = _beginning(values, prefix, bits)
     digits = (keys >> np.uint64(64 - bits - BITS)) & np.uint64((1 << BITS) - 1)
     return np.bincount(digits.astype(np.int64), minlength=1 << BITS), values.dtype.kind if len(values) else ""
+
+
+def _first_bits(values: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
+    """:func:`_count` of all values by their first 16 bits: these are turned into keys after they are counted."""
+    top = 3 if sys.byteorder == "little" else 0
+    if values.dtype.kind == "u":
+        return np.bincount(values.astype(np.uint64).view(np.uint16)[top::4], minlength=1 << BITS)
+    counts = np.bincount(_floats(values).view(np.uint16)[top::4], minlength=1 << BITS)
+    patterns = (np.arange(1 << BITS, dtype=np.uint64) << np.uint64(48)).view(np.float64).view(np.uint64)
+    ordered = np.zeros_like(counts)
+    ordered[_in_order(patterns) >> np.uint64(48)] = counts
+    return ordered
 
 
 def _gather(read: Read, prefix: int, bits: int, item: tuple[int, Part]) -> Keys:
@@ -102,16 +117,30 @@ def _count_equal(read: Read, value: Any, item: tuple[int, Part]) -> int:
 
 
 def _beginning(values: npt.NDArray[Any], prefix: int, bits: int) -> Keys:
+    """The keys of the values that begin with some bits."""
+    if bits == BITS and values.dtype.kind != "u":
+        numbers = _floats(values)
+        first = int(from_keys(np.array([prefix << 48], np.uint64), "f").view(np.uint64)[0] >> np.uint64(48))
+        top = 3 if sys.byteorder == "little" else 0
+        return to_keys(numbers[numbers.view(np.uint16)[top::4] == first])
     keys = to_keys(values)
     return keys[keys >> np.uint64(64 - bits) == np.uint64(prefix)] if bits else keys
 
 
 def to_keys(values: npt.NDArray[Any]) -> Keys:
     """Unsigned integers in the order of ``values``; NaNs are left out, and minus zero equals zero."""
-    if values.dtype.kind == "u":
-        return values.astype(np.uint64)
-    numbers = values[~np.isnan(values)].astype(np.float64) + 0.0
-    raw = numbers.view(np.uint64)
+    return values.astype(np.uint64) if values.dtype.kind == "u" else _in_order(_floats(values).view(np.uint64))
+
+
+def _floats(values: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
+    """The values but for NaNs, with one zero."""
+    numbers = values.astype(np.float64) + 0.0
+    lacking = np.isnan(numbers)
+    return numbers[~lacking] if lacking.any() else numbers
+
+
+def _in_order(raw: Keys) -> Keys:
+    """The bits of floating-point numbers as unsigned integers of the same order."""
     return np.where(raw >> np.uint64(63), ~raw, raw | np.uint64(1 << 63))
 
 

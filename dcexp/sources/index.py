@@ -6,11 +6,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from dcexp.artifacts.base import Counts, Summary
 from dcexp.artifacts.npz import npz_shapes
 from dcexp.artifacts.pool import REMEDY, DamagedError, Part, PoolIndex
-from dcexp.artifacts.uid import count_short
+from dcexp.artifacts.uid import is_text
 from dcexp.engines.base import Engine
 from dcexp.sources.available import write_available
 
@@ -19,16 +20,15 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class Look:
-    """What one metadata file holds: columns, features with their widths, a digest of its uids in order.
+    """What one metadata file holds: columns, features with their widths, a digest of its uids as they are stored.
 
-    ``short_uids`` counts the uids without their leading zeros. ``damage`` says why the file cannot be used.
+    ``damage`` says why the file cannot be used.
     """
 
     part: Part
     columns: tuple[str, ...] = ()
     features: dict[str, int] = field(default_factory=dict)
     uids_digest: str = ""
-    short_uids: int = 0
     damage: str = ""
 
 
@@ -51,7 +51,8 @@ def write_index(
     files = metadata_files(folder)
     seen = list(engine.map(partial(look_at, skip_corrupt=skip_corrupt), files, what="index the pool"))
     looks, damaged = [look for look in seen if not look.damage], [look for look in seen if look.damage]
-    _tell(looks, damaged)
+    for look in damaged:
+        log.warning("left out with its %s rows (source.skip_corrupt): %s", f"{look.part.rows:,}", look.damage)
     rows = sum(look.part.rows for look in looks)
     if rows == 0:
         raise ValueError(f"the {len(files)} metadata files in {folder.resolve()} hold no samples: the pool is empty")
@@ -73,19 +74,10 @@ def write_index(
         "metadata_files_without_features": sum(not look.part.npz for look in looks),
         "corrupt_files": {look.part.parquet: look.damage for look in damaged[:20]},
         "ignored_files": _ignored(folder, seen),
-        "short_uids": sum(look.short_uids for look in looks),
         "shards": len(shards),
     }
     corrupt = sum(look.part.rows for look in damaged)
     return Summary(counts=Counts(total=rows + corrupt, kept=rows, corrupt=corrupt), facts=facts)
-
-
-def _tell(looks: list[Look], damaged: list[Look]) -> None:
-    """Say once what was found and is not as it should be."""
-    for look in damaged:
-        log.warning("left out with its %s rows (source.skip_corrupt): %s", f"{look.part.rows:,}", look.damage)
-    if short := sum(look.short_uids for look in looks):
-        log.warning("%s uids have fewer than 32 digits; they are read with leading zeros", f"{short:,}")
 
 
 def metadata_files(folder: Path) -> list[Path]:
@@ -104,37 +96,51 @@ def named(folder: Path, suffix: str) -> list[Path]:
 
 
 def look_at(path: Path, *, skip_corrupt: bool = False) -> Look:
-    """Look at one metadata file and the features beside it. Raises DamagedError, naming the file, or notes it."""
+    """Look at one metadata file and the features beside it. Raises DamagedError, naming the file, or notes it.
+
+    Only the ends of the files are decoded, where they say what they hold; the rows are when a filter reads them.
+    """
     npz = path.with_suffix(".npz")
     part = Part(parquet=str(path), npz=str(npz) if npz.is_file() else "", rows=0)
     try:
-        columns, rows = _schema(path)
+        columns, rows, digest = _schema(path)
         part = replace(part, rows=rows)
-        table = part.table(["uid"])
-        digest = hashlib.sha256(part.uid_bytes_in(table)).hexdigest()
-        features = _widths(part)
+        return Look(part=part, columns=columns, features=_widths(part), uids_digest=digest)
     except DamagedError as error:
         if not skip_corrupt:
             raise
         return Look(part=part, damage=str(error))
-    return Look(part=part, columns=columns, features=features, uids_digest=digest, short_uids=count_short(table["uid"]))
 
 
-def _schema(path: Path) -> tuple[tuple[str, ...], int]:
-    """The columns of a parquet file and its number of rows."""
+def _schema(path: Path) -> tuple[tuple[str, ...], int, str]:
+    """The columns of a parquet file, its number of rows, and a digest of its uids as they are stored."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
         file = pq.ParquetFile(path, memory_map=True)
-        columns, rows = tuple(file.schema_arrow.names), int(file.metadata.num_rows)
+        columns = tuple(file.schema_arrow.names)
+        if "uid" not in columns:
+            raise ValueError(f"{path} has no column 'uid'; it has: {', '.join(columns) or 'no columns at all'}")
+        if not is_text(kind := file.schema_arrow.field("uid").type) and file.metadata.num_rows:
+            raise ValueError(f"{path}: a uid is 32 hexadecimal digits of text; this column holds {kind}")
+        return columns, int(file.metadata.num_rows), _stored_digest(path, file.metadata, "uid")
     except (pa.ArrowException, OSError) as error:
         raise DamagedError(
             f"{path} is not a readable parquet file (truncated, or something else): {error}. {REMEDY}"
         ) from None
-    if "uid" not in columns:
-        raise ValueError(f"{path} has no column 'uid'; it has: {', '.join(columns) or 'no columns at all'}")
-    return columns, rows
+
+
+def _stored_digest(path: Path, metadata: Any, column: str) -> str:
+    """sha256 of a column's bytes in the file: several times as fast as decoding them."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        for group in map(metadata.row_group, range(metadata.num_row_groups)):
+            for chunk in map(group.column, range(group.num_columns)):
+                if chunk.path_in_schema == column:
+                    file.seek(chunk.dictionary_page_offset or chunk.data_page_offset)
+                    digest.update(file.read(chunk.total_compressed_size))
+    return digest.hexdigest()
 
 
 def _widths(part: Part) -> dict[str, int]:

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from dcexp.engines.local import Local
+from dcexp.filters.none import NoFilter
 from dcexp.sources.commonpool import CommonPool
-from tests.pools import ONE, hex_uids, indexed, write_npz, write_parquet, write_pool
+from tests.pools import ONE, hex_uids, indexed, selected, write_npz, write_parquet, write_pool
 
 
 @pytest.fixture
@@ -71,6 +72,10 @@ def no_hex_uid(folder):
     write_parquet(folder / "0002.parquet", ["0" * 32, "xyz"])
 
 
+def uid_of_numbers(folder):
+    write_parquet(folder / "0002.parquet", [1, 2])
+
+
 def null_uid(folder):
     write_parquet(folder / "0002.parquet", ["0" * 32, None])
 
@@ -115,12 +120,10 @@ def strange_npz(folder):
 @pytest.mark.parametrize(
     ("harm", "message"),
     [
+        (uid_of_numbers, r"0002.parquet: a uid is 32 hexadecimal digits of text; this column holds int64"),
         (no_uid, r"0002.parquet has no column 'uid'; it has: text"),
-        (no_hex_uid, r"0002.parquet: a uid is 32 hexadecimal digits; row 1 holds 'xyz'"),
-        (null_uid, r"0002.parquet: a uid is 32 hexadecimal digits; row 1 holds None"),
         (truncated_parquet, r"0001.parquet is not a readable parquet file"),
         (empty_parquet, r"0001.parquet is not a readable parquet file"),
-        (damaged_pages, r"0001.parquet cannot be read"),
         (more_features, r"0001.npz: array 'l14_img' has shape \(6, 4\), but 0001.parquet has 5 rows"),
         (other_width, r"0001.npz: 'l14_img' is 8 wide, but in .*0000.npz it is 4"),
         (pickled_features, r"0001.npz: array 'l14_img.npy' holds pickled objects, which could run code; refused"),
@@ -132,6 +135,21 @@ def test_a_bad_file_is_named_with_what_is_wrong(root, tmp_path, harm, message):
     harm(root / "metadata")
     with pytest.raises(ValueError, match=message):
         indexed(root, tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("harm", "message"),
+    [
+        (no_hex_uid, r"0002.parquet: a uid is 32 hexadecimal digits; row 1 holds 'xyz'"),
+        (null_uid, r"0002.parquet: a uid is 32 hexadecimal digits; row 1 holds None"),
+        (damaged_pages, r"0001.parquet cannot be read"),
+    ],
+)
+def test_bad_rows_are_named_when_they_are_first_read(root, tmp_path, harm, message):
+    harm(root / "metadata")
+    pool = indexed(root, tmp_path / "index")
+    with pytest.raises(ValueError, match=message):
+        selected(NoFilter(), pool, tmp_path / "out")
 
 
 def test_a_pool_without_samples_is_refused(tmp_path):

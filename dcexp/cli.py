@@ -4,6 +4,7 @@ import difflib
 import logging
 import os
 import sys
+import textwrap
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -49,7 +50,9 @@ def usage() -> str:
     lines = ["usage: python -m dcexp [VERB] [group=option | key=value]...", "", "verbs:"]
     lines += [f"  {verb:<12} {text}" for verb, text in VERBS.items()]
     lines += ["", "groups and their options:"]
-    lines += [f"  {group:<12} {', '.join(_options(group))}" for group in GROUPS]
+    for group in GROUPS:
+        options = ", ".join(_options(group))
+        lines += textwrap.wrap(options, 110, initial_indent=f"  {group:<13}", subsequent_indent=" " * 15)
     lines += [
         "",
         "keys:         seed=0  until=pool|subset|shards|checkpoint|results  rebuild=KIND  store.root=DIR",

@@ -24,7 +24,7 @@ LIBRARIES: tuple[str, ...] = (
     "webdataset",
     "numpy",
 )
-LIBRARIES += ("pillow", "pyarrow")
+LIBRARIES += ("pillow", "pyarrow", "scipy", "fasttext-predict", "gcld3", "faiss-cpu")
 
 
 @functools.cache

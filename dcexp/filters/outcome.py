@@ -59,6 +59,8 @@ def conclude(
     if rows > distinct:
         funnel["uid in an earlier row"] = rows - distinct
         log.warning("%s of the kept rows repeat the uid of another row; it is kept once", f"{rows - distinct:,}")
+    if len(funnel) > 1:
+        log.info("dropped %s", ", ".join(f"{n:,} by {name}" for name, n in funnel.items()))
     _tell(taken, distinct, merged.unavailable)
     write_examples(out, looked, merged.times)
     left = pool.rows - distinct - missing - corrupt

@@ -1,13 +1,14 @@
 """fastText's language models, applied to many captions at once.
 
 The library itself takes one caption at a time, and adds up the vectors of some two hundred pieces of it. A caption's
-pieces are those of its words, and few words of a pool are new: here every distinct word is added up once, and captions
-are sums of words (Joulin et al. 2016, "Bag of tricks for efficient text classification"; the model's tree is that of
+pieces are those of its words, and most words come again: here every distinct word is added up once, and captions are
+sums of words (Joulin et al. 2016, "Bag of tricks for efficient text classification"; the model's tree is that of
 a hierarchical softmax). Sums in another order end in other last digits, so where two languages are that close the
 library is asked (see :mod:`dcexp.filters.language`).
 """
 
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,7 @@ HIERARCHICAL, SUPERVISED = 1, 3
 END = "</s>"  # stands at the end of every text
 LABEL = "__label__"
 SURE = 0.51  # a probability that no other label can reach
-REMEMBERED = 1 << 17  # words: some ten megabytes
+PRIME = np.uint32(16777619)
 CLOSE = 1e-3  # between logarithms of probabilities; the library's rounding is a hundredth of that
 TINY = 1e-5  # added to every probability before its logarithm, as the library does
 
@@ -44,7 +45,6 @@ class FastText:
     vectors: Floats
     nodes: Floats
     children: Integers
-    _memory: list[Any] = field(default_factory=list)  # words, and the sums of their pieces
 
     def is_best(self, hidden: Floats, label: int) -> tuple[Mask, Mask]:
         """Where ``label`` is the most probable one, and where that is too close to call; shapes (len(hidden),).
@@ -94,60 +94,41 @@ class FastText:
         """The mean vector of every text of a pyarrow string array, shape (len(texts), width)."""
         import pyarrow as pa
         import pyarrow.compute as pc
-        from scipy.sparse import csr_array
 
         blanked = pc.replace_substring(pc.replace_substring(texts.cast(pa.string()), "\0", " "), "\n", " ")
         tokens = pc.ascii_split_whitespace(blanked)
         encoded = tokens.flatten().dictionary_encode()
-        codes, starts = encoded.indices.to_numpy(), tokens.offsets.to_numpy()
-        vectors = self._of_words(encoded.dictionary)
-        holds = csr_array((_ones(len(codes)), codes, starts - starts[0]), shape=(len(texts), len(vectors)))
-        sums = holds @ vectors + self._sums(_strings([END]), whole=True)
+        starts = tokens.offsets.to_numpy()
+        sums = _added(self._sums(encoded.dictionary), encoded.indices.to_numpy(), starts - starts[0])
+        sums += np.append(self.vectors[self.words.index(END)], 1)  # at the end of every text
         return np.asarray(sums[:, :-1] / sums[:, -1:])
 
-    def _of_words(self, words: Any) -> Floats:
-        """:meth:`_sums` of distinct words; those met first, the frequent ones, are remembered."""
-        import pyarrow as pa
+    def _sums(self, words: Any) -> Floats:
+        """The sum of the vectors of each word's pieces, then their number, shape (len(words), width + 1)."""
         import pyarrow.compute as pc
-
-        known, sums = self._memory or (_strings([]), np.empty((0, self.vectors.shape[1] + 1), np.float32))
-        place = pc.fill_null(pc.index_in(words, known), -1).to_numpy(zero_copy_only=False).astype(np.int64)
-        new = np.flatnonzero(place < 0)
-        unknown = words.take(new)
-        place[new] = np.arange(len(known), len(known) + len(new))
-        sums = np.concatenate([sums, self._sums(unknown)])
-        if len(known) < REMEMBERED:
-            kept = min(len(sums), REMEMBERED)
-            self._memory[:] = pa.concat_arrays([known, unknown])[:kept], sums[:kept]
-        return sums[place]
-
-    def _sums(self, words: Any, *, whole: bool = False) -> Floats:
-        """The sum of the vectors of each word's pieces, then their number, shape (len(words), width + 1).
-
-        ``whole``: without n-grams.
-        """
-        import pyarrow.compute as pc
-        from scipy.sparse import csr_array
 
         known = pc.fill_null(pc.index_in(words, _strings(self.words)), -1).to_numpy(zero_copy_only=False)
         silent = np.asarray(pc.or_(pc.starts_with(words, LABEL), pc.equal(words, "")))
-        known = np.where(silent, -1, known)
-        of_word, rows = [np.flatnonzero(known >= 0)], [known[known >= 0]]
-        if not whole:
-            word, hashes = ngrams(words, *self.lengths)
-            bucket = (hashes % np.uint32(self.buckets)).astype(np.int64)
+        pieces = [(np.flatnonzero((known >= 0) & ~silent), known[(known >= 0) & ~silent])]
+        for word, hashes in ngrams(words, *self.lengths):
+            bucket = hashes % np.uint32(self.buckets)
             place = bucket if self.place is None else self.place[bucket]
             kept = (place >= 0) & ~silent[word]
-            of_word.append(word[kept])
-            rows.append(place[kept] + len(self.words))
-        columns, owners = np.concatenate(rows), np.concatenate(of_word)
-        holds = csr_array((_ones(len(columns)), (owners, columns)), shape=(len(words), len(self.vectors)))
-        counts = np.bincount(owners, minlength=len(words))
-        return np.column_stack([holds @ self.vectors, counts.astype(np.float32)])
+            pieces.append((word[kept], place[kept].astype(np.int64) + len(self.words)))
+        sums = np.zeros((len(words), self.vectors.shape[1] + 1), np.float32)
+        for word, rows in pieces:
+            starts = np.searchsorted(word, np.arange(len(words) + 1))
+            sums[:, :-1] += _added(self.vectors, rows, starts)
+            sums[:, -1] += np.diff(starts)
+        return sums
 
 
-def _ones(count: int) -> Floats:
-    return np.ones(count, np.float32)
+def _added(vectors: Floats, rows: npt.NDArray[Any], starts: npt.NDArray[Any]) -> Floats:
+    """The sum of ``vectors[rows[starts[i] : starts[i + 1]]]`` for every i."""
+    from scipy.sparse import csr_array
+
+    holds = csr_array((np.ones(len(rows), np.float32), rows, starts), shape=(len(starts) - 1, len(vectors)))
+    return np.asarray(holds @ vectors)
 
 
 def _strings(values: list[str]) -> Any:
@@ -165,35 +146,34 @@ def holds_end(texts: Any) -> Mask:
     return np.zeros(len(texts), dtype=bool)
 
 
-def ngrams(words: Any, shortest: int, longest: int) -> tuple[Integers, npt.NDArray[np.uint32]]:
+def ngrams(words: Any, shortest: int, longest: int) -> Iterator[tuple[Integers, npt.NDArray[np.uint32]]]:
     """The hashes of every word's n-grams of characters, with ``<`` before and ``>`` behind the word.
 
-    ``words`` is a pyarrow string array. Returns the number of the word, and the 32-bit FNV-1a hash (of signed
-    bytes), for each n-gram of ``shortest`` to ``longest`` characters.
+    ``words`` is a pyarrow string array. Yields, for each length from ``shortest`` to ``longest`` characters, the number
+    of the word, ascending, and the 32-bit FNV-1a hash of its bytes, taken as signed, of every n-gram. One character
+    alone is one only if it is not of the frame.
     """
     import pyarrow.compute as pc
 
     framed = pc.binary_join_element_wise("<", words, ">", "")
-    offsets = np.frombuffer(framed.buffers()[1], np.int32)[framed.offset : framed.offset + len(framed) + 1]
+    offsets = np.frombuffer(framed.buffers()[1], np.int32)[: len(framed) + 1]
     raw = np.frombuffer(framed.buffers()[2], np.uint8)[: offsets[-1]]
-    begins = np.append((raw & 0xC0) != 0x80, True)  # of characters
-    signed = raw.view(np.int8).astype(np.int32).view(np.uint32)
-    ends = np.repeat(offsets[1:], np.diff(offsets))
-    word_of = np.repeat(np.arange(len(framed)), np.diff(offsets))
-    start = np.flatnonzero(begins[offsets[0] : -1]) + offsets[0]
-    start = start[start >= offsets[0]]
-    at, length = start.copy(), np.zeros(len(start), np.int64)
-    hashes = np.full(len(start), 2166136261, np.uint32)
-    found_words, found = [], []
-    while len(start):
-        hashes = (hashes ^ signed[at]) * np.uint32(16777619)
-        at = at + 1
-        length = length + begins[at]
-        # One character alone is an n-gram only if it is not the frame.
-        framing = (length == 1) & ((start == offsets[word_of[start]]) | (at == ends[start]))
-        whole = begins[at] & (length >= shortest) & ~framing
-        found_words.append(word_of[start[whole]])
-        found.append(hashes[whole])
-        on = (at < ends[start]) & ~(begins[at] & (length == longest))
-        start, at, length, hashes = start[on], at[on], length[on], hashes[on]
-    return np.concatenate([np.empty(0, np.int64), *found_words]), np.concatenate([np.empty(0, np.uint32), *found])
+    begins = (raw & 0xC0) != 0x80  # of characters
+    begin = np.flatnonzero(begins)
+    size = np.diff(np.append(begin, len(raw)))
+    first = np.cumsum(np.append(0, begins))[offsets]  # character of every word
+    word = np.repeat(np.arange(len(framed)), np.diff(first))
+    signed = np.append(raw.view(np.int8).astype(np.int32).view(np.uint32), [0, 0, 0]).astype(np.uint32)
+    several = [np.flatnonzero(size > i) for i in range(1, 4)]
+    hashes = np.full(len(begin), 2166136261, np.uint32)
+    for length in range(1, longest + 1):
+        count = max(len(begin) - length + 1, 0)
+        hashes = (hashes[:count] ^ signed[begin[length - 1 :]]) * PRIME
+        for i, long in enumerate(several, start=1):
+            more = long[long >= length - 1]
+            hashes[more - length + 1] = (hashes[more - length + 1] ^ signed[begin[more] + i]) * PRIME
+        if length >= shortest:
+            within = word[:count] == word[length - 1 :]
+            if length == 1:
+                within[first[:-1]] = within[first[1:] - 1] = False
+            yield word[:count][within], hashes[within]

@@ -103,7 +103,7 @@ class Step:
     @cached_property
     def name(self) -> str:
         """``<label>-<key>``: the directory name of the artifact."""
-        named = [str(value.name) for value in self.values.values() if hasattr(value, "name")]
+        named = [str(v.name) for v in self.values.values() if hasattr(v, "name") and not isinstance(v, Stage)]
         named += [f"{name}_{value}" for name, value in self.values.items() if isinstance(value, int)]
         label = re.sub(r"[^A-Za-z0-9_.+-]+", "_", "-".join([*named, self.stage.label]))
         return f"{label[:80].strip('-_.')}-{self.key}"

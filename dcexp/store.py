@@ -151,7 +151,7 @@ def _manifest(step: Step, folder: Path, summary: Summary) -> dict[str, Any]:
         "key": step.key,
         "name": step.name,
         "created": datetime.now(UTC).isoformat(timespec="microseconds"),
-        "digest": digest_of(files),
+        "digest": digest_of(files, step.stage.makes.aside),
         "summary": summary.as_dict(),
         "lineage": step.lineage(),
         "files": files,

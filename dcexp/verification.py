@@ -67,7 +67,7 @@ def _file_faults(artifact: Artifact) -> Iterator[str]:
             yield f"{name}: not listed in the manifest"
         elif found[name] != recorded[name]:
             yield f"{name}: content differs from the manifest ({found[name]['bytes']:,} bytes)"
-    if digest_of(recorded) != artifact.manifest["digest"]:
+    if digest_of(recorded, artifact.aside) != artifact.manifest["digest"]:
         yield "the manifest's digest does not fit its own list of files"
 
 

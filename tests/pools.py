@@ -10,8 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from dcexp.artifacts.pool import Pool
-from dcexp.artifacts.subset import Subset, write_subset
-from dcexp.artifacts.uid import parse_uids
+from dcexp.artifacts.subset import SUBSET, Subset
+from dcexp.artifacts.uid import parse_uids, sort_uids
 from dcexp.engines.local import Local
 from dcexp.sources.commonpool import CommonPool
 
@@ -100,5 +100,5 @@ def selected(stage, pool, out, **inputs):
 
 def subset_of(out, uids):
     """A subset artifact that holds ``uids`` (text, repeats allowed)."""
-    write_subset(out, parse_uids(list(uids)))
+    np.save(out / SUBSET, sort_uids(parse_uids(list(uids))))
     return Subset(out)

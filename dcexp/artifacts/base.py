@@ -51,6 +51,7 @@ class Artifact:
     """A finished directory of the store. Subclasses add what is in it and how to read it."""
 
     kind: ClassVar[str]
+    aside: ClassVar[frozenset[str]] = frozenset()  # files for people: what is made from the artifact does not see them
 
     def __init__(self, path: Path) -> None:
         self.path = path

@@ -38,7 +38,8 @@ def label(node: Node) -> str:
     parts = [label(part) for part in node["inputs"].values() if part["kind"] == node["kind"]]
     parts += [_words(stage["name"], stage["fields"]) for stage in node["values"].values() if _is_stage(stage)]
     fields = node["stage"]["fields"]
-    if not parts or fields.get("name"):
+    ordered = node["stage"]["name"] in ("subset/Sequence", "subset/Difference")  # their names keep the order of parts
+    if not parts or fields.get("name") or ordered:
         return re.sub(r"-seed_\d+(?=-|$)", "", node["name"].removesuffix(f"-{node['key']}"))
     return _words(node["stage"]["name"], fields) + f" ({', '.join(sorted(parts))})"
 

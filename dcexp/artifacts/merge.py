@@ -10,9 +10,11 @@ import numpy as np
 import numpy.typing as npt
 
 from dcexp.artifacts.files import whole_file
-from dcexp.artifacts.uid import UID, Indices, Uids, find_in, sort_uids
+from dcexp.artifacts.uid import UID, Uids, sort_uids
 
 RANGE = 1 << 19  # uids, about, that are looked at together
+MOST = 4096  # ranges: of very large pools they are larger, for every file is looked into for each
+SEEN = 64  # uids, for each range, by which it is chosen
 
 Range = tuple[int, int]  # first halves of uids: from the first on, below the second
 
@@ -34,17 +36,26 @@ class UidFile:
             first, last = (self._below(file.fileno(), edge) for edge in edges)
             return self._read(file.fileno(), first, last - first)
 
-    def sample(self, step: int) -> npt.NDArray[np.uint64]:
-        """The first half of every ``step``-th uid."""
+    def sample(self, start: int, step: int) -> npt.NDArray[np.uint64]:
+        """The first half of every ``step``-th uid from one on."""
         with self.path.open("rb", buffering=0) as file:
-            return np.array([self._half(file.fileno(), i) for i in range(0, self.length, step)], np.uint64)
+            return np.array([self._half(file.fileno(), i) for i in range(start, self.length, step)], np.uint64)
 
     def _below(self, file: int, edge: int) -> int:
-        """How many of the uids have a first half below ``edge``."""
-        low, high = 0, self.length
+        """How many of the uids have a first half below ``edge``.
+
+        Uids are hashes, so every other look is where the edge should be if they were spread evenly.
+        """
+        low, high, least, most, guess = 0, self.length, 0, 1 << 64, True
         while low < high:
-            middle = (low + high) // 2
-            low, high = (middle + 1, high) if self._half(file, middle) < edge else (low, middle)
+            share = (edge - least) / (most - least) if guess else 0.5
+            middle = min(max(low + int((high - low) * share), low), high - 1)
+            half = self._half(file, middle)
+            if half < edge:
+                low, least = middle + 1, half
+            else:
+                high, most = middle, half
+            guess = not guess and least < most
         return low
 
     def _half(self, file: int, i: int) -> int:
@@ -55,6 +66,8 @@ class UidFile:
         view, at = uids.view(np.uint8).data, self._start + first * UID.itemsize
         while view and (n := os.preadv(file, [view], at)):  # one call reads 2 GiB at most
             view, at = view[n:], at + n
+        if len(view):
+            raise OSError(f"{self.path} ends too early; delete {self.path.parent} and give the same command again")
         return uids
 
 
@@ -63,9 +76,11 @@ def ranges(files: Sequence[UidFile]) -> list[Range]:
 
     Uids are hashes, so they are cut by their first 64 bits. (All uids that share these 64 bits stay together.)
     """
-    pieces = max(-(-sum(file.length for file in files) // RANGE), 1)
-    step = max(RANGE // len(files) // 8, 1)
-    samples = [file.sample(step) for file in files] if pieces > 1 else []
+    total = sum(file.length for file in files)
+    pieces = min(max(-(-total // RANGE), 1), MOST)
+    step = max(total // (pieces * SEEN), 1)
+    # Each file is sampled from another place on, else small files would show only their lowest uids.
+    samples = [file.sample(i * 0x9E3779B1 % step, step) for i, file in enumerate(files)] if pieces > 1 else []
     seen = np.sort(np.concatenate([np.empty(0, np.uint64), *samples]))
     inner = [int(seen[len(seen) * i // pieces]) for i in range(1, pieces)]
     return list(zip([0, *inner], [*inner, 1 << 64], strict=True))
@@ -74,11 +89,6 @@ def ranges(files: Sequence[UidFile]) -> list[Range]:
 def joined(slices: Sequence[Uids]) -> Uids:
     """All uids of some slices, sorted, repeats kept."""
     return sort_uids(np.concatenate(slices), in_runs=True) if len(slices) > 1 else slices[0]
-
-
-def contained(uids: Uids, sorted_list: Uids) -> Indices:
-    """How often each of ``uids`` stands in a sorted array."""
-    return find_in(sorted_list, uids)[1]
 
 
 def merge_files(paths: Iterable[Path], out: Path, combine: Callable[[list[Uids]], Uids] = joined) -> int:

@@ -169,7 +169,7 @@ class PoolIndex:
 
     root: str
     rows: int
-    uids_digest: str
+    metadata_digest: str
     columns: list[str]
     features: dict[str, int]
     parts: list[dict[str, Any]]

@@ -20,6 +20,15 @@ class Scores(Artifact):
         values: npt.NDArray[Any] = np.load(scores_file(self.path, number), mmap_mode="r", allow_pickle=False)
         return values
 
+    def is_damaged(self, number: int) -> bool:
+        """Whether a part has no numbers because its files could not be read."""
+        return damaged_mark(self.path, number).is_file()
+
+
+def damaged_mark(folder: Path, number: int) -> Path:
+    """An empty file that says so."""
+    return scores_file(folder, number).with_suffix(".damaged")
+
 
 def scores_file(folder: Path, number: int) -> Path:
     """Where the numbers of one part lie."""

@@ -5,8 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from dcexp.artifacts.base import Artifact
-from dcexp.artifacts.files import whole_file
-from dcexp.artifacts.uid import UID, Uids, is_sorted, sort_uids
+from dcexp.artifacts.uid import UID, Uids, is_sorted
 
 SUBSET = "subset.npy"
 EXAMPLES = "examples.parquet"  # some kept and some dropped samples, to look at
@@ -17,18 +16,11 @@ class Subset(Artifact):
     """``subset.npy``: shape (n,), dtype ``u8,u8``, in lexicographic order."""
 
     kind = "subset"
+    aside = frozenset({EXAMPLES})
 
     def uids(self) -> Uids:
         """The chosen uids, memory-mapped and checked."""
         return read_subset(self.path / SUBSET)
-
-
-def write_subset(out: Path, uids: Uids) -> Uids:
-    """Sort ``uids``, write them as ``out/subset.npy``, and return them sorted."""
-    uids = sort_uids(uids)
-    with whole_file(out / SUBSET) as file:
-        np.save(file, uids)
-    return uids
 
 
 def read_subset(path: Path) -> Uids:

@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 
 from dcexp.artifacts.base import Summary
-from dcexp.artifacts.merge import contained, joined
+from dcexp.artifacts.merge import joined
 from dcexp.artifacts.pool import Pool
 from dcexp.artifacts.subset import SUBSET, Subset
-from dcexp.artifacts.uid import Uids, firsts
+from dcexp.artifacts.uid import Uids, count_in, firsts
 from dcexp.engines.base import Engine
 from dcexp.filters.base import Filter, FractionOf
 from dcexp.filters.outcome import conclude
@@ -55,7 +55,7 @@ class Combination(Filter):
 
     def run(self, out: Path, engine: Engine, *, pool: Pool, **parts: Subset) -> Summary:
         """Combine the parts' subsets. Raises ValueError when nothing is left."""
-        sizes = {subset.path.name: len(subset.uids()) for subset in parts.values()}
+        sizes = {f"{name} {subset.path.name}": len(subset.uids()) for name, subset in parts.items()}
         files = [subset.path / SUBSET for subset in parts.values()]
         return conclude(self, out, engine, pool, files, self.combine, facts={"parts": sizes})
 
@@ -131,7 +131,7 @@ class Difference(Combination):
     def combine(self, slices: list[Uids]) -> Uids:
         """The distinct uids of the first that are not in the second."""
         this, without = slices
-        return this[firsts(this) & (contained(this, without) == 0)]
+        return this[firsts(this) & (count_in(without, this) == 0)]
 
 
 @dataclass(frozen=True, kw_only=True)

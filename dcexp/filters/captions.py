@@ -86,6 +86,8 @@ class TextEntities(ShardFilter):
         """Download what is not here, once, before many workers want it; and read one's own list."""
         self.assets.files("wordnet")
         offsets(self._list())
+        if "entities" in values and values["entities"] != file_digest(self._path):
+            raise ValueError(f"{self._path} was changed while the run was going; give the same command again")
 
     def keep(self, rows: Rows, **extra: Artifact) -> Mask:
         """True where a word's first synset is listed."""
@@ -106,16 +108,25 @@ class TextEntities(ShardFilter):
         return self.assets.files("imagenet21k")[0] if self._published else self._path
 
 
-@functools.cache
 def namer(home: Path, suffixes: Suffixes, entities: Path) -> Callable[[str], bool]:
     """The question whether a word names one of ``entities``, for WordNet at ``home``; answers are remembered."""
-    first_offset, listed = wordnet(home, suffixes), offsets(entities)
+    return _namer(home, suffixes, offsets(entities))
+
+
+@functools.cache
+def _namer(home: Path, suffixes: Suffixes, listed: frozenset[int]) -> Callable[[str], bool]:
+    first_offset = wordnet(home, suffixes)
     return functools.lru_cache(REMEMBERED)(lambda word: first_offset(word) in listed)
 
 
-@functools.cache
 def offsets(path: Path) -> frozenset[int]:
     """The synset offsets in a list of WordNet ids; blank lines are skipped. Raises ValueError, naming the line."""
+    state = path.stat()
+    return _offsets(path, state.st_size, state.st_mtime_ns)
+
+
+@functools.cache
+def _offsets(path: Path, size: int, mtime: int) -> frozenset[int]:
     found = set()
     for number, line in enumerate(path.read_text("utf-8", "replace").split("\n"), start=1):
         wnid = line.strip()

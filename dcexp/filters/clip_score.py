@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from dcexp.filters.cut import FractionCut, ThresholdCut, clip_column
-from dcexp.filters.score import Score
+from dcexp.filters.cut import FractionCut, ThresholdCut
+from dcexp.filters.score import Column, Score
 
 Arch = Literal["l14", "b32"]
 
@@ -21,7 +21,7 @@ class ClipScoreFraction(FractionCut):
 
     def by(self) -> Score:
         """The column of that model."""
-        return clip_column(self.arch)
+        return _column(self.arch)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,4 +36,9 @@ class ClipScoreThreshold(ThresholdCut):
 
     def by(self) -> Score:
         """The column of that model."""
-        return clip_column(self.arch)
+        return _column(self.arch)
+
+
+def _column(arch: str) -> Column:
+    """CLIP similarity as it ships with the metadata; ``arch`` is l14 or b32."""
+    return Column(column=f"clip_{arch}_similarity_score")

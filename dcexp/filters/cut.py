@@ -14,8 +14,8 @@ from dcexp.artifacts.subset import Subset
 from dcexp.engines.base import Engine
 from dcexp.filters.base import Filter, FractionOf, ShardFilter, inside, require
 from dcexp.filters.examples import Scored
-from dcexp.filters.rows import Mask, Rows, View
-from dcexp.filters.score import Column, Numbers, Score
+from dcexp.filters.rows import Mask, Rows, View, unless_damaged
+from dcexp.filters.score import Numbers, Score
 from dcexp.filters.selection import Decision, select
 from dcexp.filters.threshold import Cutoff, top
 from dcexp.stage import Step
@@ -100,7 +100,8 @@ class FractionCut(Cut):
         """Find the threshold over all rows that may be kept, then cut every part at it."""
         score = self.by()
         require(self, pool, score.reads())
-        view = View(columns=score.reads(), within={**available(self, pool, self.pool), **inside(within)}, scores=scores)
+        lists = {**available(self, pool, self.pool), **inside(within)}
+        view = View(columns=score.reads(), within=lists, scores=scores, skip_corrupt=pool.skip_corrupt)
         total = counted(engine, pool, self.pool, within if fraction_of == "input" else None)
         read, exact = partial(_values, score, scores, view), self.ties == "exact"
         low = top(engine, pool.parts, read, int(total * self.fraction), exact=exact)
@@ -165,15 +166,16 @@ def counted(engine: Engine, pool: Pool, what: Counted, within: Subset | None) ->
     }
     if not lists:
         return pool.rows
-    return sum(engine.map(partial(_count, View(within=lists)), list(enumerate(pool.parts)), what="count"))
+    view = View(within=lists, skip_corrupt=pool.skip_corrupt)
+    return sum(engine.map(partial(_count, view), list(enumerate(pool.parts)), what="count"))
 
 
 def _count(view: View, item: tuple[int, Part]) -> int:
-    return len(view.rows(*item)[0])
+    return unless_damaged(view.skip_corrupt, lambda: len(view.rows(*item)[0]), 0)
 
 
 def _values(score: Score, scores: Scores | None, view: View, item: tuple[int, Part]) -> Numbers:
-    return score.read(view.rows(*item, uids=False)[0], scores)
+    return unless_damaged(view.skip_corrupt, lambda: score.read(view.rows(*item, uids=False)[0], scores), np.empty(0))
 
 
 def _cut(score: Score, scores: Scores | None, low: Cutoff, high: Cutoff | None, rows: Rows, _: Any) -> Decision:
@@ -193,8 +195,3 @@ def _shown(score: Score, scores: Scores | None, number: int, part: Part) -> Numb
     values = np.full(part.rows, np.nan)
     values[rows.where] = score.read(rows, scores)
     return values
-
-
-def clip_column(arch: str) -> Column:
-    """CLIP similarity as it ships with the metadata; ``arch`` is l14 or b32."""
-    return Column(column=f"clip_{arch}_similarity_score")

@@ -14,6 +14,7 @@ from dcexp.artifacts.pool import DamagedError, Part, Pool
 from dcexp.artifacts.subset import EXAMPLES
 from dcexp.artifacts.uid import UID, Indices, Uids, format_uid
 from dcexp.engines.base import Engine
+from dcexp.filters.rows import plain
 
 EACH = 20  # examples of kept, and of dropped samples
 VISITED, LOOKED_AT = 4, 4096  # parts they are taken from, and first rows of each among which they are found
@@ -50,7 +51,7 @@ def look(engine: Engine, pool: Pool, scored: Scored) -> list[Looked]:
 def _look(scored: Scored, has_text: bool, item: tuple[int, Part]) -> Looked:
     number, part = item
     try:
-        table = part.head(["uid", *(["text"] * has_text)], LOOKED_AT)
+        table = plain(part.head(["uid", *(["text"] * has_text)], LOOKED_AT))
         scores = scored(number, part)
     except DamagedError:
         return Looked(uids=np.empty(0, UID), texts=[], scores=None)
@@ -86,5 +87,5 @@ def _spread(rows: npt.NDArray[np.int64], wanted: int) -> npt.NDArray[np.int64]:
 
 def _readable(text: Any) -> str | None:
     """A pyarrow scalar as text; bytes that are no UTF-8 are shown as such."""
-    raw = text.as_buffer()
+    raw = text.as_buffer() if hasattr(text, "as_buffer") else None
     return None if raw is None else raw.to_pybytes().decode(errors="replace")

@@ -58,7 +58,7 @@ class FastText:
             np.zeros(len(hidden), dtype=bool),
         )  # below, another has more
         rows = np.flatnonzero(best & (wanted <= np.log(SURE)))
-        open_ = [(2 * len(self.labels) - 2, rows, np.zeros(len(rows)))]
+        open_: list[tuple[int, Any, Any]] = [(2 * len(self.labels) - 2, rows, np.zeros(len(rows), np.float32))]
         while open_:
             place, rows, score = open_.pop()
             if place < len(self.labels):
@@ -75,11 +75,11 @@ class FastText:
 
     def _score(self, hidden: Floats, label: int) -> Floats:
         """The logarithm of one label's probability, shape (len(hidden),)."""
-        score = np.zeros(len(hidden))
+        score = np.zeros(len(hidden), np.float32)
         child = label
         while child != 2 * len(self.labels) - 2:
             node, on_right = (int(i) for i in np.argwhere(self.children == child)[0])
-            score += self._turns(hidden @ self.nodes[node].astype(np.float64))[on_right]
+            score += self._turns(hidden @ self.nodes[node])[on_right]
             child = node + len(self.labels)
         return score
 
@@ -95,8 +95,8 @@ class FastText:
         import pyarrow as pa
         import pyarrow.compute as pc
 
-        blanked = pc.replace_substring(pc.replace_substring(texts.cast(pa.string()), "\0", " "), "\n", " ")
-        tokens = pc.ascii_split_whitespace(blanked)
+        texts = texts.cast(pa.string())
+        tokens = pc.ascii_split_whitespace(pc.replace_substring(texts, "\0", " ") if _holds(texts, "\0") else texts)
         encoded = tokens.flatten().dictionary_encode()
         starts = tokens.offsets.to_numpy()
         sums = _added(self._sums(encoded.dictionary), encoded.indices.to_numpy(), starts - starts[0])
@@ -117,7 +117,7 @@ class FastText:
             pieces.append((word[kept], place[kept].astype(np.int64) + len(self.words)))
         sums = np.zeros((len(words), self.vectors.shape[1] + 1), np.float32)
         for word, rows in pieces:
-            starts = np.searchsorted(word, np.arange(len(words) + 1))
+            starts = np.append(0, np.cumsum(np.bincount(word, minlength=len(words))))
             sums[:, :-1] += _added(self.vectors, rows, starts)
             sums[:, -1] += np.diff(starts)
         return sums
@@ -141,9 +141,13 @@ def holds_end(texts: Any) -> Mask:
     """Where a text holds the word that ends one: the library reads no further than that."""
     import pyarrow.compute as pc
 
-    if len(texts) and (data := texts.buffers()[2]) and END.encode() in data.to_pybytes():
-        return np.asarray(pc.match_substring(texts, END))
-    return np.zeros(len(texts), dtype=bool)
+    return np.asarray(pc.match_substring(texts, END)) if _holds(texts, END) else np.zeros(len(texts), dtype=bool)
+
+
+def _holds(texts: Any, part: str) -> bool:
+    """False when no text of an array holds ``part``: one look at all their bytes together."""
+    data = texts.buffers()[2] if len(texts) else None
+    return data is not None and part.encode() in data.to_pybytes()
 
 
 def ngrams(words: Any, shortest: int, longest: int) -> Iterator[tuple[Integers, npt.NDArray[np.uint32]]]:

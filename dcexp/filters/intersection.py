@@ -1,5 +1,6 @@
 """Intersection: what all of several filters keep, found in one pass over the pool."""
 
+import json
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -15,7 +16,7 @@ from dcexp.filters.algebra import Several, named
 from dcexp.filters.base import Filter, FractionOf, ShardFilter, inside, kept_rows, require
 from dcexp.filters.rows import Rows, View
 from dcexp.filters.selection import Decision, select
-from dcexp.stage import Step
+from dcexp.stage import Step, definition
 
 Asked = list[tuple[ShardFilter, dict[str, Artifact]]]  # filters in the order they are asked, with what they need
 
@@ -26,15 +27,17 @@ class Intersection(Several):
 
     Parts that have to see the whole pool first (a fraction) are steps of their own. Parts that decide row by row are
     asked only about rows that all those have kept, the cheapest first; that changes the work and not the outcome.
+    (Where a uid stands in several rows of a pool, the former judge the sample, and the latter each of its rows.)
     """
 
     def step(self, pool: Step, within: Step | None = None, fraction_of: FractionOf = "pool") -> Step:
         """The pool; the subsets of some parts as ``part_0`` …; the others as ``row_0`` … with what these need."""
         flat = _flat(self)
-        asked = sorted((f for f in flat if isinstance(f, ShardFilter)), key=lambda f: (f.effort, f.label))
-        steps = self.ordered([f.step(pool, within, fraction_of) for f in flat if not isinstance(f, ShardFilter)])
+        asked = {_identity(f, f.extra(pool)): f for f in flat if isinstance(f, ShardFilter)}  # each once
+        steps = [f.step(pool, within, fraction_of) for f in flat if not isinstance(f, ShardFilter)]
+        steps = self.ordered(list({step.key: step for step in steps}.values()))
         inputs: dict[str, Any] = {"pool": pool, **{f"part_{i}": step for i, step in enumerate(steps)}}
-        for i, stage in enumerate(asked):
+        for i, (_, stage) in enumerate(sorted(asked.items(), key=lambda item: (item[1].effort, item[0]))):
             inputs[f"row_{i}"] = stage
             inputs |= {f"row_{i}.{name}": value for name, value in stage.extra(pool).items()}
         if within and not steps:
@@ -76,12 +79,18 @@ def _asked(inputs: dict[str, Any]) -> list[tuple[ShardFilter, dict[str, Any]]]:
     ]
 
 
+def _identity(stage: ShardFilter, extra: dict[str, Any]) -> str:
+    """What makes two filters the same: their definition, and what they are made with."""
+    return json.dumps([definition(stage), {k: v.key if isinstance(v, Step) else v for k, v in extra.items()}])
+
+
 def _ask_in_turn(asked: Asked, rows: Rows, _: Any) -> Decision:
     """Ask one filter after the other, each about the rows that are left."""
-    times, left, dropped = np.zeros(len(rows), dtype=bool), np.arange(len(rows)), {}
+    times, left = np.zeros(len(rows), dtype=bool), np.arange(len(rows))
+    dropped: dict[str, int] = {}
     for stage, artifacts in asked:
         mask = kept_rows(stage, rows, artifacts)
-        dropped[stage.label] = int((~mask).sum())
+        dropped[stage.label] = dropped.get(stage.label, 0) + int((~mask).sum())
         left, rows = left[mask], rows.those(mask)
     times[left] = True
     return Decision(times=times, dropped=dropped)

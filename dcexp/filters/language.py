@@ -54,7 +54,7 @@ class Language(ShardFilter):
     def check_machine(self, engine: Engine, **values: Any) -> None:
         """Download the model where it is not here: once, before many workers want it."""
         if self.model in FASTTEXT:
-            self.assets.files(FASTTEXT[self.model])
+            self._model()
 
     def keep(self, rows: Rows, **extra: Artifact) -> Mask:
         """True where the first language is the wanted one."""
@@ -65,14 +65,19 @@ class Language(ShardFilter):
     def _is_first(self, texts: Any) -> Mask:
         if self.model not in FASTTEXT:
             return self._asked(cld3(), texts)
-        (path,) = self.assets.files(FASTTEXT[self.model])
-        model = fasttext_model(path)
-        if self.language not in model.labels:
-            raise ValueError(f"filter.language={self.language}: {self.model} knows {', '.join(sorted(model.labels))}")
+        path, model = self._model()
         first, unsure = model.is_best(model.hidden(texts), model.labels.index(self.language))
         unsure |= holds_end(texts)
         first[unsure] = self._asked(fasttext(path), texts.filter(unsure))
         return first
+
+    def _model(self) -> tuple[Path, FastText]:
+        """fastText's model and where it lies. Raises ValueError when it does not know the language."""
+        (path,) = self.assets.files(FASTTEXT[self.model])
+        model = fasttext_model(path)
+        if self.language not in model.labels:
+            raise ValueError(f"filter.language={self.language}: {self.model} knows {', '.join(sorted(model.labels))}")
+        return path, model
 
     def _asked(self, identify: Identify, texts: Any) -> Mask:
         return np.array([language == self.language for language in identify(texts.to_pylist())], dtype=bool)

@@ -13,10 +13,10 @@ import numpy as np
 
 from dcexp.artifacts.base import Counts, Summary
 from dcexp.artifacts.files import whole_file
-from dcexp.artifacts.merge import Range, UidFile, contained, ranges, write_uids
+from dcexp.artifacts.merge import Range, UidFile, ranges, write_uids
 from dcexp.artifacts.pool import Pool
 from dcexp.artifacts.subset import SUBSET, UNAVAILABLE
-from dcexp.artifacts.uid import UID, Indices, Uids, firsts
+from dcexp.artifacts.uid import UID, Indices, Uids, count_in, firsts
 from dcexp.engines.base import Engine
 from dcexp.filters.examples import Scored, look, no_scores, write_examples
 from dcexp.stage import Stage
@@ -120,11 +120,11 @@ def _merge_range(
     repeats, distinct = _repeats(uids)
     lacking = np.empty(0, UID)
     if available:
-        lacking = distinct[contained(distinct, UidFile(available).slice(edges)) == 0]
+        lacking = distinct[count_in(UidFile(available).slice(edges), distinct) == 0]
     for name, chunk in (("taken", uids), ("lacking", lacking)):
         with whole_file(_raw_path(folder, number, name), durable=False) as file:
             file.write(np.ascontiguousarray(chunk).data)
-    return Merged(repeats=repeats, unavailable=len(lacking), times=contained(asked, uids))
+    return Merged(repeats=repeats, unavailable=len(lacking), times=count_in(uids, asked))
 
 
 def _repeats(uids: Uids) -> tuple[Counter[int], Uids]:
@@ -153,8 +153,8 @@ def _nothing(stage: Stage, pool: Pool, missing: int, funnel: Mapping[str, int], 
     without = f" ({missing:,} of them lack what it looks at)" if missing else ""
     said: Iterable[str] = (f"{n:,} dropped by {name}" for name, n in funnel.items())
     parts: Iterable[str] = (f"{name} takes {n:,}" for name, n in facts.get("parts", {}).items())
-    listed = ", ".join([*said, *parts])
-    return f"{stage.label} kept 0 of {pool.rows:,} samples{without}; {listed}; loosen the filter's settings"
+    listed = "; ".join(filter(None, [", ".join([*said, *parts]), "loosen the filter's settings"]))
+    return f"{stage.label} kept 0 of {pool.rows:,} samples{without}; {listed}"
 
 
 def _tell(taken: int, distinct: int, unavailable: int) -> None:
@@ -166,7 +166,7 @@ def _tell(taken: int, distinct: int, unavailable: int) -> None:
         )  # fmt: skip
     if unavailable:
         log.warning(
-            "%s of the %s samples chosen (%.1f%%) are in none of the pool's shards; %s lists them. To take a fraction "
-            "of what is there: filter.pool=available",
+            "%s of the %s samples chosen (%.1f%%) are in none of the pool's shards; %s lists them. Fractions can "
+            "be of what is there: filter.pool=available",
             f"{unavailable:,}", f"{distinct:,}", 100 * unavailable / distinct, UNAVAILABLE,
         )  # fmt: skip

@@ -15,7 +15,7 @@ from dcexp.artifacts.uid import Uids
 from dcexp.engines.base import Engine
 from dcexp.filters.base import Filter, FractionOf, inside
 from dcexp.filters.cut import Counted, available, check_fraction, counted, with_fraction_of
-from dcexp.filters.rows import Rows, View
+from dcexp.filters.rows import Rows, View, unless_damaged
 from dcexp.filters.selection import Decision, select
 from dcexp.filters.threshold import Cutoff, top
 from dcexp.stage import Step
@@ -54,7 +54,8 @@ class RandomFraction(Filter):
         fraction_of: FractionOf = "pool",
     ) -> Summary:
         """Number all samples, find the largest number to keep, and keep up to it."""
-        view = View(within={**available(self, pool, self.pool), **inside(within)})
+        lists = {**available(self, pool, self.pool), **inside(within)}
+        view = View(within=lists, skip_corrupt=pool.skip_corrupt)
         total = counted(engine, pool, self.pool, within if fraction_of == "input" else None)
         n = int(total * self.fraction)
         if n == 0:
@@ -65,7 +66,10 @@ class RandomFraction(Filter):
 
 
 def _numbers(seed: int, view: View, item: tuple[int, Part]) -> Numbers:
-    return ~hashed(view.rows(*item)[0].uids(), seed)  # the smallest come first
+    def numbers() -> Numbers:
+        return ~hashed(view.rows(*item)[0].uids(), seed)  # the smallest come first
+
+    return unless_damaged(view.skip_corrupt, numbers, np.empty(0, np.uint64))
 
 
 def _draw(seed: int, last: Cutoff, rows: Rows, _: Any) -> Decision:

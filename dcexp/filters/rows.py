@@ -1,14 +1,14 @@
 """What a filter sees of a pool: some rows of one part at a time."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
-from dcexp.artifacts.pool import Part
+from dcexp.artifacts.pool import DamagedError, Part
 from dcexp.artifacts.scores import Scores
 from dcexp.artifacts.uid import Uids, find_in
 
@@ -55,17 +55,18 @@ class View:
     """Which rows are looked at: those that stand in every list ``within`` (sorted .npy files) and lack nothing.
 
     ``columns`` are read and have to be there in every row, and so has the number in ``scores``, if any; ``within``
-    maps a name for the funnel to a file.
+    maps a name for the funnel to a file. ``skip_corrupt`` is the pool's (see :func:`unless_damaged`).
     """
 
     columns: tuple[str, ...] = ()
     within: dict[str, Path] = field(default_factory=dict)
     scores: Scores | None = None
+    skip_corrupt: bool = False
 
     def rows(self, number: int, part: Part, *, uids: bool = True) -> tuple[Rows, dict[str, int]]:
         """The rows of one part, and how many others there are, by reason: names of ``within``, missing, corrupt."""
         names = dict.fromkeys([*(["uid"] if uids or self.within else []), *self.columns])
-        table = part.table(list(names))
+        table = plain(part.table(list(names)))
         where, others = np.ones(part.rows, dtype=bool), {}
         if self.within:
             own = part.uids_in(table)
@@ -76,10 +77,37 @@ class View:
         readable, complete = _readable(table, self.columns), complete_rows(table, self.columns)
         if self.scores:
             complete &= ~np.isnan(self.scores.of_part(number))
+            readable &= not self.scores.is_damaged(number)
         others |= {"corrupt": int((where & ~readable).sum()), "missing": int((where & readable & ~complete).sum())}
         where &= readable & complete
         rows = Rows(part=part, number=number, table=table if where.all() else table.filter(where), where=where)
         return rows, others
+
+
+Made = TypeVar("Made")
+
+
+def unless_damaged(skip: bool, work: Callable[[], Made], otherwise: Made) -> Made:
+    """What ``work`` makes of a part; ``otherwise`` where its files cannot be read and the pool says to skip that."""
+    try:
+        return work()
+    except DamagedError:
+        if not skip:
+            raise
+        return otherwise
+
+
+def plain(table: Any) -> Any:
+    """A table without the types that writers choose by themselves: dictionaries, and null for an empty column."""
+    import pyarrow as pa
+
+    for i, (name, kind) in enumerate(zip(table.column_names, table.schema.types, strict=True)):
+        if pa.types.is_dictionary(kind):
+            table = table.set_column(i, name, table[name].cast(kind.value_type))
+        elif pa.types.is_null(kind):
+            meant = pa.string() if name in ("uid", "text") else pa.float64()
+            table = table.set_column(i, name, table[name].cast(meant))
+    return table
 
 
 def complete_rows(table: Any, columns: Iterable[str]) -> Mask:

@@ -9,11 +9,11 @@ import numpy as np
 import numpy.typing as npt
 
 from dcexp.artifacts.base import Artifact, Counts, Summary
-from dcexp.artifacts.pool import DamagedError, Part, Pool
-from dcexp.artifacts.scores import Scores, scores_file, write_scores
+from dcexp.artifacts.pool import Part, Pool
+from dcexp.artifacts.scores import Scores, damaged_mark, scores_file, write_scores
 from dcexp.engines.base import Engine
 from dcexp.filters.base import require
-from dcexp.filters.rows import Rows, View
+from dcexp.filters.rows import Rows, View, unless_damaged
 from dcexp.stage import Stage, Step
 
 Numbers = npt.NDArray[Any]
@@ -73,7 +73,7 @@ class Score(Stage):
             low, high = min(low, part_low), max(high, part_high)
         kept = pool.rows - missing - corrupt
         counts = Counts(total=pool.rows, kept=kept, missing=missing, corrupt=corrupt)
-        return Summary(counts=counts, facts={"lowest": low, "highest": high} if kept else {})
+        return Summary(counts=counts, facts={"lowest": low, "highest": high} if low <= high else {})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,7 +99,8 @@ class Column(Score):
             raise ValueError(
                 f"{rows.part.parquet}: column {self.column!r} holds {kind}, not numbers, so there is nothing to cut"
             )
-        return rows.table[self.column].to_numpy()
+        numbers = rows.table[self.column].to_numpy()
+        return numbers.astype(np.float64) if numbers.dtype.kind in "iu" else numbers  # one kind in every part
 
 
 def _score_part(
@@ -107,19 +108,16 @@ def _score_part(
 ) -> tuple[int, int, float, float]:
     """Write the scores of one part; returns rows without a score, rows of a damaged part, lowest and highest."""
     number, part = item
-    corrupt = 0
     if not scores_file(out, number).is_file():
-        try:
-            values = _values(stage, artifacts, number, part)
-        except DamagedError:
-            if not skip_corrupt:
-                raise
-            values, corrupt = np.full(part.rows, np.nan), part.rows
-        write_scores(out, number, values)
+        values = unless_damaged(skip_corrupt, lambda: _values(stage, artifacts, number, part), None)
+        if values is None:
+            damaged_mark(out, number).touch()
+        write_scores(out, number, np.full(part.rows, np.nan) if values is None else values)
     values = np.load(scores_file(out, number), allow_pickle=False)
-    present = values[~np.isnan(values)]
+    corrupt = part.rows if damaged_mark(out, number).is_file() else 0
+    present = values[np.isfinite(values)]
     low, high = (float(present.min()), float(present.max())) if len(present) else (np.inf, -np.inf)
-    return part.rows - len(present) - corrupt, corrupt, low, high
+    return int(np.isnan(values).sum()) - corrupt, corrupt, low, high
 
 
 def _values(stage: Score, artifacts: dict[str, Artifact], number: int, part: Part) -> Numbers:

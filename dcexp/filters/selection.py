@@ -20,12 +20,12 @@ import numpy.typing as npt
 from dcexp.artifacts.base import Summary
 from dcexp.artifacts.files import whole_file, write_json
 from dcexp.artifacts.merge import joined
-from dcexp.artifacts.pool import DamagedError, Part, Pool
-from dcexp.artifacts.uid import Uids, count_short, firsts, sort_uids
+from dcexp.artifacts.pool import Part, Pool
+from dcexp.artifacts.uid import UID, Uids, count_short, firsts, sort_uids
 from dcexp.engines.base import Engine
 from dcexp.filters.examples import Scored, no_scores
 from dcexp.filters.outcome import conclude
-from dcexp.filters.rows import Rows, View
+from dcexp.filters.rows import Rows, View, unless_damaged
 from dcexp.stage import Stage
 
 log = logging.getLogger(__name__)
@@ -70,20 +70,27 @@ def select(
     (out / PIECES).mkdir(exist_ok=True)
     items = [(number, part, given[number] if given else None) for number, part in enumerate(pool.parts)]
     ask = partial(_ask, out / PIECES, view, decide, pool.skip_corrupt)
-    tallies: Counter[str] = Counter()
-    for tally in engine.map(ask, items, what=f"filter: {stage.label}"):
+    tallies, unread = Counter[str](), list[str]()
+    for part, tally in zip(pool.parts, engine.map(ask, items, what=f"filter: {stage.label}"), strict=True):
         tallies.update(tally)
+        unread += [Path(part.parquet).name] if tally.get("corrupt") else []
     pieces = [_piece(out / PIECES, number) for number, _ in enumerate(pool.parts)]
     kept_rows, short = tallies.pop("kept"), tallies.pop("short", 0)
     if short:
         log.warning("%s uids have fewer than 32 digits; they are read with leading zeros", f"{short:,}")
     lost = {name: tallies.pop(name, 0) for name in ("missing", "corrupt")}
+    if unread:
+        log.warning("%s rows cannot be read and are left out, in %s", f"{lost['corrupt']:,}", _some(unread))
     summary = conclude(
         stage, out, engine, pool, pieces, joined if repeats else once,
-        rows=kept_rows, dropped=dict(tallies), scored=scored, facts=facts, **lost,
+        rows=0 if repeats else kept_rows, dropped=dict(tallies), scored=scored, facts=facts, **lost,
     )  # fmt: skip
     shutil.rmtree(out / PIECES)
     return summary
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:3]) + f" and {len(names) - 3:,} more files" * (len(names) > 3)
 
 
 def once(slices: list[Uids]) -> Uids:
@@ -102,22 +109,18 @@ def _ask(folder: Path, view: View, decide: Decide, skip_corrupt: bool, item: tup
     number, part, given = item
     piece, note = _piece(folder, number), folder / f"{number:08d}.json"
     if note.is_file() and piece.is_file():
-        tally: Tally = json.loads(note.read_text())
-        return tally
-    try:
-        uids, tally = _decided(view, decide, number, part, given)
-    except DamagedError as error:
-        if not skip_corrupt:
-            raise
-        log.warning("left out with its %s rows (source.skip_corrupt): %s", f"{part.rows:,}", error)
-        uids, tally = np.empty(0, "u8,u8"), {"kept": 0, "corrupt": part.rows}
+        left: Tally = json.loads(note.read_text())
+        if left.pop("bytes") == piece.stat().st_size:  # else the machine crashed before the piece was on the disk
+            return left
+    nothing: tuple[Tally, Uids] = ({"kept": 0, "corrupt": part.rows}, np.empty(0, UID))
+    tally, uids = unless_damaged(skip_corrupt, lambda: _decided(view, decide, number, part, given), nothing)
     with whole_file(piece, durable=False) as file:
         np.save(file, uids)
-    write_json(note, tally)
+    write_json(note, {**tally, "bytes": piece.stat().st_size})
     return tally
 
 
-def _decided(view: View, decide: Decide, number: int, part: Part, given: Any) -> tuple[Uids, Tally]:
+def _decided(view: View, decide: Decide, number: int, part: Part, given: Any) -> tuple[Tally, Uids]:
     rows, others = view.rows(number, part)
     decision = decide(rows, given)
     times = decision.times
@@ -125,4 +128,4 @@ def _decided(view: View, decide: Decide, number: int, part: Part, given: Any) ->
     uids, short = rows.uids(), count_short(rows.table["uid"])
     taken = (uids if times.all() else uids[times]) if times.dtype == bool else np.repeat(uids, times)
     dropped = dict(decision.dropped) or {"": len(rows) - kept}
-    return sort_uids(taken), {**others, **dropped, "kept": kept, "short": short}
+    return {**others, **dropped, "kept": kept, "short": short}, sort_uids(taken)

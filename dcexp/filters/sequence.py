@@ -17,6 +17,7 @@ class Sequence(Filter):
 
     Papers rarely say of what the second fraction is one. ``fraction_of="pool"``: of the pool (top 30 % by one
     score, and of these the best by another, as many as 20 % of the pool); ``"input"``: of what ``first`` has kept.
+    How often ``first`` takes a sample does not count: ``then`` sees each once.
     """
 
     first: Filter = field(compare=False)

@@ -65,9 +65,11 @@ def _value_at(engine: Engine, items: list[tuple[int, Part]], read: Read, place: 
     """The value at a place in descending order, and how many are above it; (None, all) when there are fewer."""
     prefix, above, bits, kind = 0, 0, 0, "f"
     while True:
-        counted = list(engine.map(partial(_count, read, prefix, bits), items, what="find the threshold"))
-        counts = np.sum([counts for counts, _ in counted], axis=0)[::-1]
-        kind = next((kind for _, kind in counted if kind), kind)
+        counts = np.zeros(1 << BITS, np.int64)
+        for of_part, its_kind in engine.map(partial(_count, read, prefix, bits), items, what="find the threshold"):
+            counts += of_part
+            kind = its_kind or kind
+        counts = counts[::-1]
         up_to = above + np.cumsum(counts)
         if place >= up_to[-1]:
             return None, int(up_to[-1])

@@ -14,10 +14,11 @@ from dcexp.artifacts.files import whole_file
 from dcexp.artifacts.merge import joined
 from dcexp.artifacts.pool import Part, Pool
 from dcexp.artifacts.subset import Subset, read_subset
-from dcexp.artifacts.uid import Indices, Uids, find_in, firsts, format_uid, parse_uids, sort_uids
+from dcexp.artifacts.uid import UID, Indices, Uids, find_in, firsts, format_uid, parse_uids, sort_uids
 from dcexp.engines.base import Engine
 from dcexp.filters.base import Filter
 from dcexp.filters.outcome import conclude
+from dcexp.filters.rows import unless_damaged
 from dcexp.stage import Step
 
 LISTED = "listed.npy"  # the list as it is being looked up
@@ -56,7 +57,8 @@ class UidList(Filter):
         with whole_file(out / LISTED) as file:
             np.save(file, listed)
         found = np.zeros(len(listed), dtype=bool)
-        for positions in engine.map(partial(_positions, out / LISTED), pool.parts, what="look up uids"):
+        look_up = partial(_positions, out / LISTED, pool.skip_corrupt)
+        for positions in engine.map(look_up, pool.parts, what="look up uids"):
             found[positions] = True
         first = firsts(listed)
         foreign = listed[first & ~found]
@@ -118,9 +120,10 @@ def _parquet_column(path: Path) -> object:
         raise ValueError(f"not a readable parquet file: {error}") from None
 
 
-def _positions(listed: Path, part: Part) -> Indices:
+def _positions(listed: Path, skip_corrupt: bool, part: Part) -> Indices:
     """Where the uids of one part first stand in the list; those that do not are left out."""
-    positions, counts = find_in(np.load(listed, mmap_mode="r", allow_pickle=False), part.uids())
+    uids = unless_damaged(skip_corrupt, part.uids, np.empty(0, UID))
+    positions, counts = find_in(np.load(listed, mmap_mode="r", allow_pickle=False), uids)
     return positions[counts > 0]
 
 

@@ -1,5 +1,6 @@
 """Which samples of a pool are really there: the uids in its shards. Links die, so it is fewer than the metadata say."""
 
+import hashlib
 import logging
 import shutil
 from functools import partial
@@ -18,6 +19,7 @@ from dcexp.engines.base import Engine
 log = logging.getLogger(__name__)
 
 PIECES = "available"  # a folder for what single tars hold; gone when all are known
+TOGETHER = 64  # files that are merged together
 
 
 def write_available(out: Path, engine: Engine, tars: list[Path]) -> int:
@@ -28,10 +30,21 @@ def write_available(out: Path, engine: Engine, tars: list[Path]) -> int:
     samples themselves are needed.
     """
     (out / PIECES).mkdir(exist_ok=True)
-    pieces = engine.map(partial(_write_piece, out / PIECES), list(enumerate(tars)), what="look into the shards")
-    total = merge_files(list(pieces), out / AVAILABLE, lambda slices: _distinct(joined(slices)))
+    files = list(engine.map(partial(_write_piece, out / PIECES), list(enumerate(tars)), what="look into the shards"))
+    level = 0
+    while len(files) > TOGETHER:  # merging all at once would look into every file for every range
+        groups = [files[start : start + TOGETHER] for start in range(0, len(files), TOGETHER)]
+        items = [(out / PIECES / f"{level}-{number:08d}.npy", group) for number, group in enumerate(groups)]
+        files, level = list(engine.map(_join, items, what="merge")), level + 1
+    total = merge_files(files, out / AVAILABLE, lambda slices: _distinct(joined(slices)))
     shutil.rmtree(out / PIECES)
     return total
+
+
+def _join(item: tuple[Path, list[Path]]) -> Path:
+    path, files = item
+    merge_files(files, path, lambda slices: _distinct(joined(slices)))
+    return path
 
 
 def _distinct(uids: Uids) -> Uids:
@@ -40,9 +53,12 @@ def _distinct(uids: Uids) -> Uids:
 
 def _write_piece(folder: Path, item: tuple[int, Path]) -> Path:
     number, tar = item
-    piece = folder / f"{number:08d}.npy"
+    report = tar.with_suffix(".parquet")
+    states = [path.stat() for path in (tar, report) if path.is_file()]
+    digest = hashlib.sha256(repr([(state.st_size, state.st_mtime_ns) for state in states]).encode()).hexdigest()
+    piece = folder / f"tar-{number:08d}-{digest[:12]}.npy"  # a tar that has changed since is looked into again
     if not piece.is_file():
-        uids = _reported(tar.with_suffix(".parquet"))
+        uids = _reported(report)
         with whole_file(piece) as file:
             np.save(file, sort_uids(_found(tar) if uids is None else uids))
     return piece

@@ -11,6 +11,7 @@ class Source(Stage):
     """Where samples come from. Subclasses write the index of a pool; they never copy one."""
 
     makes = Pool
+    version = 2
 
     def step(self) -> Step:
         """This source as the first step of a run. Add a value for whatever can change while the fields stay."""

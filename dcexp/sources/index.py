@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -28,7 +29,7 @@ class Look:
     part: Part
     columns: tuple[str, ...] = ()
     features: dict[str, int] = field(default_factory=dict)
-    uids_digest: str = ""
+    metadata_digest: str = ""
     damage: str = ""
 
 
@@ -60,7 +61,7 @@ def write_index(
     PoolIndex(
         root=root,
         rows=rows,
-        uids_digest=hashlib.sha256("".join(look.uids_digest for look in looks).encode()).hexdigest(),
+        metadata_digest=hashlib.sha256("".join(look.metadata_digest for look in looks).encode()).hexdigest(),
         columns=[c for c in looks[0].columns if all(c in look.columns for look in looks)],
         features=_common_features(looks),
         parts=[_entry(look.part) for look in looks],
@@ -105,7 +106,7 @@ def look_at(path: Path, *, skip_corrupt: bool = False) -> Look:
     try:
         columns, rows, digest = _schema(path)
         part = replace(part, rows=rows)
-        return Look(part=part, columns=columns, features=_widths(part), uids_digest=digest)
+        return Look(part=part, columns=columns, features=_widths(part), metadata_digest=digest)
     except DamagedError as error:
         if not skip_corrupt:
             raise
@@ -132,9 +133,14 @@ def _schema(path: Path) -> tuple[tuple[str, ...], int, str]:
 
 
 def _stored_digest(path: Path, metadata: Any, column: str) -> str:
-    """sha256 of a column's bytes in the file: several times as fast as decoding them."""
+    """sha256 of a column's bytes in the file, several times as fast as decoding them, and of the file's footer.
+
+    The footer has sizes and statistics of all the other columns: another score rarely leaves these as they were.
+    """
     digest = hashlib.sha256()
     with path.open("rb") as file:
+        file.seek(-8 - metadata.serialized_size, os.SEEK_END)
+        digest.update(file.read())
         for group in map(metadata.row_group, range(metadata.num_row_groups)):
             for chunk in map(group.column, range(group.num_columns)):
                 if chunk.path_in_schema == column:

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from dcexp.artifacts import merge
-from dcexp.artifacts.merge import UidFile, contained, merge_files, ranges
-from dcexp.artifacts.uid import UID
+from dcexp.artifacts.merge import UidFile, merge_files, ranges
+from dcexp.artifacts.uid import UID, count_in
 
 
 @pytest.fixture(autouse=True)
@@ -39,7 +39,7 @@ def test_equal_uids_meet_in_one_range_and_ranges_are_small(tmp_path):
     files = [UidFile(path) for path in paths]
     for edges in ranges(files):
         first, second = (file.slice(edges) for file in files)
-        common += int((contained(first, second) > 0).sum())
+        common += int((count_in(second, first) > 0).sum())
         largest = max(largest, len(first) + len(second))
     wanted = set(lists[1].tolist())
     assert common == sum(uid in wanted for uid in lists[0].tolist()) > 0

@@ -2,6 +2,7 @@
 
 import math
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -13,10 +14,11 @@ from dcexp.artifacts import merge
 from dcexp.artifacts.subset import EXAMPLES, SUBSET, UNAVAILABLE
 from dcexp.artifacts.uid import format_uid
 from dcexp.engines.local import Local
+from dcexp.filters import selection
 from dcexp.filters import threshold as module
 from dcexp.filters.algebra import Difference, Repeat, Sum, Union
 from dcexp.filters.clip_score import ClipScoreFraction, ClipScoreThreshold
-from dcexp.filters.cut import TopFraction
+from dcexp.filters.cut import Threshold, TopFraction
 from dcexp.filters.intersection import Intersection
 from dcexp.filters.none import NoFilter
 from dcexp.filters.random import RandomFraction
@@ -225,9 +227,61 @@ def test_a_stored_score_is_made_once_and_shared(house):
     assert len(list((house.root / "store" / "scores").glob("length-*"))) == 1
 
 
-def test_workers_and_an_interrupted_attempt_do_not_change_the_bytes(house, tmp_path):
+def test_workers_do_not_change_the_bytes(house, tmp_path):
     stage = Sequence(first=ClipScoreFraction(fraction=0.6), then=by_score(0.3))
     wanted = (house.taken(stage)[2] / SUBSET).read_bytes()
     other = Store(root=str(tmp_path / "two"))
     built = other.build(stage.step(house.pool), Local(workers=2))
     assert (built.path / SUBSET).read_bytes() == wanted
+
+
+def test_a_piece_that_a_crash_has_cut_is_made_again(house, tmp_path, monkeypatch):
+    """After a power loss a file may be there without its end."""
+    wanted = (house.taken(NoFilter())[2] / SUBSET).read_bytes()
+    other = Store(root=str(tmp_path / "other"))
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(selection, "conclude", _interrupt)
+        other.build(NoFilter().step(house.pool), ONE)
+    (piece, *_) = sorted((tmp_path / "other").glob("subset/*.partial/pieces/*.npy"))
+    piece.write_bytes(piece.read_bytes()[:-100])
+    assert (other.build(NoFilter().step(house.pool), ONE).path / SUBSET).read_bytes() == wanted
+
+
+def _interrupt(*_, **__):
+    raise KeyboardInterrupt
+
+
+def test_tars_completed_between_two_attempts_are_looked_into_again(house, monkeypatch):
+    from dcexp.sources import available
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(available, "merge_files", _interrupt)
+        house.store.build(house.pool, ONE)
+    write_tar(house.root / "p" / "shards" / "0.tar", [sample(u) for u in house.uids], mtime=99)
+    assert house.store.build(house.pool, ONE).available == 60
+
+
+def test_many_tars_are_merged_in_levels(house, monkeypatch):
+    from dcexp.sources import available
+
+    for number, uid in enumerate(house.uids):
+        write_tar(house.root / "p" / "shards" / f"{number:03d}.tar", [sample(uid)])
+    monkeypatch.setattr(available, "TOGETHER", 3)
+    assert house.store.build(CommonPool(root=str(house.root / "p")).step(), ONE).available == 60
+
+
+def test_equal_parts_of_an_intersection_are_asked_once_whatever_their_order(house):
+    stage = Threshold(score=Column(column="s"), threshold=0.5)
+    by = {"x": stage, "y": ClipScoreThreshold(threshold=0.5, arch="l14"), "z": replace(stage)}
+    step = Intersection(of=by).step(house.pool)
+    assert [name for name in step.inputs if name.startswith("row_")] == ["row_0", "row_1"]
+    assert step.key == Intersection(of=dict(reversed(by.items()))).step(house.pool).key
+
+
+def test_examples_are_for_people_and_not_in_the_digest(house, monkeypatch):
+    from dcexp.filters import examples
+
+    first = house.store.build(NoFilter().step(house.pool), ONE).manifest["digest"]
+    monkeypatch.setattr(examples, "EACH", 3)
+    step = NoFilter().step(house.pool)
+    assert house.store.build(step, ONE, frozenset({"subset"})).manifest["digest"] == first

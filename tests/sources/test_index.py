@@ -35,12 +35,14 @@ def test_the_index_does_not_depend_on_workers(root, tmp_path):
     assert one.index == two.index
 
 
-def test_the_digest_of_uids_follows_the_uids_alone(root, tmp_path):
-    before = indexed(root, tmp_path / "a").index["uids_digest"]
-    write_parquet(root / "metadata" / "0001.parquet", hex_uids(5, seed=1), text=["other"] * 5)
-    assert indexed(root, tmp_path / "b").index["uids_digest"] == before
+def test_the_digest_follows_uids_and_scores(root, tmp_path):
+    uids, before = hex_uids(5, seed=1), indexed(root, tmp_path / "a").index["metadata_digest"]
+    write_parquet(root / "metadata" / "0001.parquet", uids)
+    assert indexed(root, tmp_path / "b").index["metadata_digest"] == before
+    write_parquet(root / "metadata" / "0001.parquet", uids, clip_l14_similarity_score=[0.1, 0.2, 0.3, 0.4, 0.6])
+    assert indexed(root, tmp_path / "d").index["metadata_digest"] != before
     write_parquet(root / "metadata" / "0001.parquet", hex_uids(5, seed=9))
-    assert indexed(root, tmp_path / "c").index["uids_digest"] != before
+    assert indexed(root, tmp_path / "c").index["metadata_digest"] != before
 
 
 def test_columns_and_features_are_those_of_all_files(root, tmp_path):

@@ -11,7 +11,6 @@ from typing import Literal
 
 from dcexp.published import ASSETS, WORDNET_FILES, Asset, File
 from dcexp.typecheck import check_types
-from dcexp.web import fetch
 
 log = logging.getLogger(__name__)
 
@@ -78,6 +77,8 @@ class Assets:
                 if (got := _digest_of(path, file)) == file.sha256:
                     return path
                 log.warning("%s is not used: wanted sha256 %s, got %s", path, file.sha256, got)
+        from dcexp.web import fetch
+
         try:
             if cached.exists():
                 cached.replace(cached.with_name(f"{cached.name}.wrong"))

@@ -55,7 +55,9 @@ class Part:
         import pyarrow.parquet as pq
 
         try:
-            table = pq.ParquetFile(self.parquet, memory_map=True).read(columns=list(columns))
+            # Threads of Arrow's own would compete with the other workers.
+            file = pq.ParquetFile(self.parquet, memory_map=True, pre_buffer=False)
+            table = file.read(columns=list(columns), use_threads=False)
         except (pa.ArrowException, OSError) as error:
             raise DamagedError(f"{self.parquet} cannot be read: {error}. {REMEDY}") from None
         if table.num_rows != self.rows:

@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 Floats = npt.NDArray[np.floating]
 Integers = npt.NDArray[np.int64]
+Whole = npt.NDArray[np.int32]  # half the memory to go through
 Mask = npt.NDArray[np.bool_]
 
 MAGIC, VERSION = 793712314, 12
@@ -41,7 +42,7 @@ class FastText:
     labels: list[str]
     lengths: tuple[int, int]  # of n-grams, in characters
     buckets: int
-    place: npt.NDArray[np.int32] | None
+    place: Whole | None
     vectors: Floats
     nodes: Floats
     children: Integers
@@ -108,18 +109,21 @@ class FastText:
         import pyarrow.compute as pc
 
         known = pc.fill_null(pc.index_in(words, _strings(self.words)), -1).to_numpy(zero_copy_only=False)
-        silent = np.asarray(pc.or_(pc.starts_with(words, LABEL), pc.equal(words, "")))
-        pieces = [(np.flatnonzero((known >= 0) & ~silent), known[(known >= 0) & ~silent])]
+        pieces: list[tuple[Any, Any]] = [(np.flatnonzero(known >= 0), known[known >= 0])]
         for word, hashes in ngrams(words, *self.lengths):
             bucket = hashes % np.uint32(self.buckets)
-            place = bucket if self.place is None else self.place[bucket]
-            kept = (place >= 0) & ~silent[word]
-            pieces.append((word[kept], place[kept].astype(np.int64) + len(self.words)))
+            if self.place is None:
+                pieces.append((word, bucket.astype(np.int32) + len(self.words)))
+            else:
+                place = self.place[bucket]
+                kept = np.flatnonzero(place >= 0)
+                pieces.append((word[kept], place[kept] + len(self.words)))
         sums = np.zeros((len(words), self.vectors.shape[1] + 1), np.float32)
         for word, rows in pieces:
             starts = np.append(0, np.cumsum(np.bincount(word, minlength=len(words))))
             sums[:, :-1] += _added(self.vectors, rows, starts)
             sums[:, -1] += np.diff(starts)
+        sums[np.asarray(pc.or_(pc.starts_with(words, LABEL), pc.equal(words, "")))] = 0
         return sums
 
 
@@ -150,7 +154,7 @@ def _holds(texts: Any, part: str) -> bool:
     return data is not None and part.encode() in data.to_pybytes()
 
 
-def ngrams(words: Any, shortest: int, longest: int) -> Iterator[tuple[Integers, npt.NDArray[np.uint32]]]:
+def ngrams(words: Any, shortest: int, longest: int) -> Iterator[tuple[Whole, npt.NDArray[np.uint32]]]:
     """The hashes of every word's n-grams of characters, with ``<`` before and ``>`` behind the word.
 
     ``words`` is a pyarrow string array. Yields, for each length from ``shortest`` to ``longest`` characters, the number
@@ -163,10 +167,10 @@ def ngrams(words: Any, shortest: int, longest: int) -> Iterator[tuple[Integers, 
     offsets = np.frombuffer(framed.buffers()[1], np.int32)[: len(framed) + 1]
     raw = np.frombuffer(framed.buffers()[2], np.uint8)[: offsets[-1]]
     begins = (raw & 0xC0) != 0x80  # of characters
-    begin = np.flatnonzero(begins)
-    size = np.diff(np.append(begin, len(raw)))
+    begin = np.flatnonzero(begins).astype(np.int32)
+    size = np.diff(begin, append=np.int32(len(raw)))
     first = np.cumsum(np.append(0, begins))[offsets]  # character of every word
-    word = np.repeat(np.arange(len(framed)), np.diff(first))
+    word = np.repeat(np.arange(len(framed), dtype=np.int32), np.diff(first))
     signed = np.append(raw.view(np.int8).astype(np.int32).view(np.uint32), [0, 0, 0]).astype(np.uint32)
     several = [np.flatnonzero(size > i) for i in range(1, 4)]
     hashes = np.full(len(begin), 2166136261, np.uint32)

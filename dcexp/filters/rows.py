@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from dcexp.artifacts.pool import DamagedError, Part
 from dcexp.artifacts.scores import Scores
-from dcexp.artifacts.uid import Uids, find_in
+from dcexp.artifacts.uid import Uids, find_in, is_text
 
 Mask = npt.NDArray[np.bool_]
 
@@ -34,6 +34,16 @@ class Rows:
     def features(self, name: str) -> npt.NDArray[np.floating]:
         """CLIP features of these rows, shape (len(rows), width)."""
         return self.of_part(self.part.features(name))
+
+    def numbers(self, name: str) -> npt.NDArray[Any]:
+        """A column of these rows, floating point or whole. Raises ValueError when it does not hold numbers."""
+        import pyarrow as pa
+
+        kind = self.table[name].type
+        if not (pa.types.is_floating(kind) or pa.types.is_integer(kind)):
+            raise ValueError(f"{self.part.parquet}: column {name!r} holds {kind}, not numbers")
+        values: npt.NDArray[Any] = self.table[name].to_numpy()
+        return values
 
     def of_part(self, values: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """What belongs to these rows of an array with one entry for each row of the part."""
@@ -67,6 +77,8 @@ class View:
         """The rows of one part, and how many others there are, by reason: names of ``within``, missing, corrupt."""
         names = dict.fromkeys([*(["uid"] if uids or self.within else []), *self.columns])
         table = plain(part.table(list(names)))
+        if "text" in names and not is_text(kind := table["text"].type):
+            raise ValueError(f"{part.parquet}: column 'text' holds {kind}, not text")
         where, others = np.ones(part.rows, dtype=bool), {}
         if self.within:
             own = part.uids_in(table)

@@ -92,14 +92,7 @@ class Column(Score):
 
     def read(self, rows: Rows, scores: Scores | None = None) -> Numbers:
         """The column's numbers. Raises ValueError when it does not hold numbers."""
-        import pyarrow as pa
-
-        kind = rows.table[self.column].type
-        if not (pa.types.is_floating(kind) or pa.types.is_integer(kind)):
-            raise ValueError(
-                f"{rows.part.parquet}: column {self.column!r} holds {kind}, not numbers, so there is nothing to cut"
-            )
-        numbers = rows.table[self.column].to_numpy()
+        numbers = rows.numbers(self.column)
         return numbers.astype(np.float64) if numbers.dtype.kind in "iu" else numbers  # one kind in every part
 
 

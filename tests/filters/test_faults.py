@@ -258,3 +258,20 @@ def test_a_fraction_of_one_keeps_everything(tmp_path):
     write_pool(tmp_path / "p", parts=(7, 5), features=False)
     pool = indexed(tmp_path / "p", tmp_path / "i")
     assert selected(ClipScoreFraction(fraction=1.0), pool, tmp_path / "out")[1].counts.kept == 12
+
+
+@pytest.mark.parametrize(
+    ("stage", "columns", "message"),
+    [
+        (CaptionLength(), {"text": list(range(8))}, "0.parquet: column 'text' holds int64, not text"),
+        (
+            ImageSize(),
+            {"original_width": ["wide"] * 8, "original_height": [9] * 8},
+            "0.parquet: column 'original_width' holds string, not numbers",
+        ),
+    ],
+)
+def test_a_column_of_another_type_is_named(tmp_path, stage, columns, message):
+    metadata(tmp_path, **columns)
+    with pytest.raises(ValueError, match=message):
+        selected(stage, pool_of(tmp_path), tmp_path / "out")

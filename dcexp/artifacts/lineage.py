@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Mapping
 from typing import Any
 
+ORDERED = ("subset/Sequence", "subset/Difference")  # combinations in which the order of parts counts
 Node = Mapping[str, Any]  # one step: kind, key, name, stage, values, and its inputs, which are nodes
 
 
@@ -38,8 +39,7 @@ def label(node: Node) -> str:
     parts = [label(part) for part in node["inputs"].values() if part["kind"] == node["kind"]]
     parts += [_words(stage["name"], stage["fields"]) for stage in node["values"].values() if _is_stage(stage)]
     fields = node["stage"]["fields"]
-    ordered = node["stage"]["name"] in ("subset/Sequence", "subset/Difference")  # their names keep the order of parts
-    if not parts or fields.get("name") or ordered:
+    if not parts or fields.get("name") or node["stage"]["name"] in ORDERED:
         return re.sub(r"-seed_\d+(?=-|$)", "", node["name"].removesuffix(f"-{node['key']}"))
     return _words(node["stage"]["name"], fields) + f" ({', '.join(sorted(parts))})"
 
@@ -61,4 +61,9 @@ def _seedless(value: Any) -> Any:
     if not isinstance(value, Mapping):
         return value
     dull = {"seed", "key", "name"} if "inputs" in value else {"seed"}
-    return {k: _seedless(v) for k, v in value.items() if k not in dull}
+    left = {k: _seedless(v) for k, v in value.items() if k not in dull}
+    if "inputs" in value and value["stage"]["name"] not in ORDERED:  # parts are numbered by keys, which hold the seed
+        parts = [step for name, step in left["inputs"].items() if name.startswith("part_")]
+        others = {name: step for name, step in left["inputs"].items() if not name.startswith("part_")}
+        left["inputs"] = {**others, "parts": sorted(parts, key=lambda step: json.dumps(step, sort_keys=True))}
+    return left

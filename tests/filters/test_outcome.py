@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dcexp.artifacts import merge
+from dcexp.artifacts.lineage import but_for_seeds, label
 from dcexp.artifacts.subset import EXAMPLES, SUBSET, UNAVAILABLE
 from dcexp.artifacts.uid import format_uid
 from dcexp.engines.local import Local
@@ -285,3 +286,19 @@ def test_examples_are_for_people_and_not_in_the_digest(house, monkeypatch):
     monkeypatch.setattr(examples, "EACH", 3)
     step = NoFilter().step(house.pool)
     assert house.store.build(step, ONE, frozenset({"subset"})).manifest["digest"] == first
+
+
+def test_seeds_of_a_part_make_one_row_of_a_leaderboard_and_order_makes_two(house):
+    def group(stage):
+        return but_for_seeds(stage.step(house.pool).lineage())
+
+    def union(seed):
+        return Union(of={"a": RandomFraction(fraction=0.5, seed=seed), "b": by_score(0.3)})
+
+    assert len({group(union(seed)) for seed in range(8)}) == 1
+    a, b = by_score(0.3), by_score(0.5)
+    for ordered in (lambda x, y: Difference(this=x, without=y), lambda x, y: Sequence(first=x, then=y)):
+        one, two = ordered(a, b), ordered(b, a)
+        assert group(one) != group(two)
+        labels = [label(stage.step(house.pool).lineage()) for stage in (one, two)]
+        assert labels[0] != labels[1]

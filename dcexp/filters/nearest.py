@@ -2,11 +2,12 @@
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
+from dcexp.fp32 import full_fp32
 
 Features = npt.NDArray[np.floating]
 Ids = npt.NDArray[np.int64]
@@ -46,7 +47,7 @@ def _best(features: Features, targets: Features, *, cosine: bool) -> tuple[npt.N
     rows, columns, stay = BLOCKS[device.type]
     values, ids = np.empty(len(features), np.float32), np.empty(len(features), np.int64)
     few = 4 * targets.size <= stay
-    with torch.inference_mode(), _full_fp32():
+    with torch.inference_mode(), full_fp32():
         kept = list(_blocks(targets, columns, device, cosine)) if few else None
         for start, block in _blocks(features, rows, device, cosine):
             best = torch.full((len(block),), -torch.inf, device=device)
@@ -81,19 +82,6 @@ def _device() -> Any:
     if not torch.cuda.is_available():
         return torch.device("cpu")
     return torch.device("cuda", os.getpid() % torch.cuda.device_count())
-
-
-@contextmanager
-def _full_fp32() -> Iterator[None]:
-    """Whatever a training in this process has set: matrix products in full fp32."""
-    import torch
-
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("highest")
-    try:
-        yield
-    finally:
-        torch.set_float32_matmul_precision(before)
 
 
 def _fit(features: Features, targets: Features) -> None:

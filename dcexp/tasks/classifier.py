@@ -8,7 +8,6 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import islice
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
+from dcexp.fp32 import full_fp32
 from dcexp.model import load_model, tokenizer
 from dcexp.tasks.examples import Example
 from dcexp.tasks.metrics import Labels
@@ -67,7 +67,7 @@ def class_columns(clip: Clip, classnames: Sequence[str], templates: Sequence[str
     prompts = [_filled(template, classname) for classname in classnames for template in templates]
     features = []
     half = torch.autocast("cuda", torch.float16, enabled=clip.device == "cuda")
-    with torch.inference_mode(), _full_fp32():
+    with torch.inference_mode(), full_fp32():
         for texts in _chunks(shown(prompts, "prompts", len(prompts)), PROMPTS):
             with half:
                 features.append(clip.model.encode_text(clip.tokenize(texts).to(clip.device)).float())
@@ -81,7 +81,7 @@ def classify(clip: Clip, columns: "Tensor", images: Iterable[tuple["Tensor", int
     import torch
 
     parts = []
-    with torch.inference_mode(), _full_fp32():
+    with torch.inference_mode(), full_fp32():
         for batch in _chunks(images, IMAGES):
             pixels = torch.stack([image for image, _ in batch]).to(clip.device)
             features = torch.nn.functional.normalize(clip.model.encode_image(pixels), dim=-1)
@@ -128,19 +128,6 @@ def _filled(template: str, classname: str) -> str:
         raise ValueError(
             f"template {template!r}: wanted {{c}} where the class name goes, and no other braces"
         ) from None
-
-
-@contextmanager
-def _full_fp32() -> Iterator[None]:
-    """Whatever a training before has set: matrix products in full fp32."""
-    import torch
-
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("highest")
-    try:
-        yield
-    finally:
-        torch.set_float32_matmul_precision(before)
 
 
 def _chunks(items: Iterable[T], size: int) -> Iterator[list[T]]:

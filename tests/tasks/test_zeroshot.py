@@ -149,13 +149,13 @@ def test_more_images_than_one_batch_and_than_are_read_ahead_come_in_order(traine
 def test_the_precision_a_training_has_set_does_not_reach_the_evaluation_and_is_left_as_it_was(trained, tmp_path):
     import torch
 
-    from dcexp.tasks.classifier import _full_fp32
+    from dcexp.fp32 import full_fp32
 
     root = write_set(tmp_path / "wds_zoo_test", [samples(9)])
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("medium")
     try:
-        with _full_fp32():
+        with full_fp32():
             assert torch.get_float32_matmul_precision() == "highest"
         evaluate(root, 9, trained, tmp_path)
         assert torch.get_float32_matmul_precision() == "medium"

@@ -100,5 +100,6 @@ def selected(stage, pool, out, **inputs):
 
 def subset_of(out, uids):
     """A subset artifact that holds ``uids`` (text, repeats allowed)."""
+    out.mkdir(parents=True, exist_ok=True)
     np.save(out / SUBSET, sort_uids(parse_uids(list(uids))))
     return Subset(out)

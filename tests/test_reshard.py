@@ -131,7 +131,7 @@ def test_an_image_that_is_not_chosen_is_not_read(root, uids, tmp_path, monkeypat
 
     monkeypatch.setattr(os, "pread", counting)
     resharded(root, uids[:1], tmp_path / "out")
-    assert sum(got) < big.stat().st_size / 20
+    assert sum(got) < big.stat().st_size / 10  # of which half is the index, which looks into the tars too
 
 
 def test_a_truncated_tar_gives_what_is_before_the_damage(root, uids, tmp_path, caplog):

@@ -1,5 +1,6 @@
 """Whole files or none: every file of an artifact appears under its name only when it is complete."""
 
+import functools
 import hashlib
 import json
 import os
@@ -50,6 +51,18 @@ def file_digests(folder: Path, skip: Callable[[str], bool]) -> DigestTable:
     names = [name for name in names if not skip(name)]
     with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
         return dict(zip(names, pool.map(digest, names), strict=True))
+
+
+def content_digest(path: Path) -> str:
+    """The sha256 of a file, computed once per process as long as the file does not change."""
+    state = path.stat()
+    return _content_digest(path, state.st_size, state.st_mtime_ns)
+
+
+@functools.cache
+def _content_digest(path: Path, size: int, mtime: int) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def digest_of(table: DigestTable, aside: frozenset[str] = frozenset()) -> str:

@@ -9,12 +9,13 @@ from typing import Any, Literal
 import numpy as np
 
 from dcexp.artifacts.base import Artifact
+from dcexp.artifacts.files import content_digest
 from dcexp.assets import Assets
 from dcexp.engines.base import Engine
 from dcexp.filters.base import ShardFilter
 from dcexp.filters.rows import Mask, Rows
 from dcexp.filters.wordnet import Suffixes, wordnet
-from dcexp.published import ASSETS, file_digest
+from dcexp.published import ASSETS
 from dcexp.stage import Step
 
 BATCH = 1 << 16  # captions that are split into words at a time
@@ -68,7 +69,7 @@ class TextEntities(ShardFilter):
         """A digest of one's own list ("missing" when it is not there yet); nothing for the published one."""
         if self._published:
             return {}
-        digest = file_digest(self._path) if self._path.is_file() else "missing"
+        digest = content_digest(self._path) if self._path.is_file() else "missing"
         return {"entities": digest} if digest != ASSETS["imagenet21k"].files[0].sha256 else {}
 
     def check(self, engine: Engine, **values: Any) -> None:
@@ -86,7 +87,7 @@ class TextEntities(ShardFilter):
         """Download what is not here, once, before many workers want it; and read one's own list."""
         self.assets.files("wordnet")
         offsets(self._list())
-        if "entities" in values and values["entities"] != file_digest(self._path):
+        if "entities" in values and values["entities"] != content_digest(self._path):
             raise ValueError(f"{self._path} was changed while the run was going; give the same command again")
 
     def keep(self, rows: Rows, **extra: Artifact) -> Mask:

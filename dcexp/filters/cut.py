@@ -12,15 +12,14 @@ from dcexp.artifacts.pool import Part, Pool
 from dcexp.artifacts.scores import Scores
 from dcexp.artifacts.subset import Subset
 from dcexp.engines.base import Engine
-from dcexp.filters.base import Filter, FractionOf, ShardFilter, inside, require
+from dcexp.filters.base import Filter, FractionOf, ShardFilter, require
 from dcexp.filters.examples import Scored
 from dcexp.filters.rows import Mask, Rows, View, unless_damaged
 from dcexp.filters.score import Numbers, Score
 from dcexp.filters.selection import Decision, select
+from dcexp.filters.share import Counted, Share, check_fraction
 from dcexp.filters.threshold import Cutoff, top
 from dcexp.stage import Step
-
-Counted = Literal["metadata", "available"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +58,7 @@ class ThresholdCut(Cut, ShardFilter):
 
 
 @dataclass(frozen=True, kw_only=True)
-class FractionCut(Cut):
+class FractionCut(Cut, Share):
     """Keeps the top ``fraction`` of the pool, 0 to 1, without the very top, ``skip``.
 
     With N rows and n = int(N * fraction), the threshold is the score at index n in descending order, counted from
@@ -83,10 +82,6 @@ class FractionCut(Cut):
         if not 0 <= self.skip < self.fraction:
             raise ValueError(f"filter.skip={self.skip}: wanted 0 or more and less than fraction={self.fraction}")
 
-    def step(self, pool: Step, within: Step | None = None, fraction_of: FractionOf = "pool") -> Step:
-        """See :meth:`Filter.step`."""
-        return with_fraction_of(super().step(pool, within), fraction_of)
-
     def run(
         self,
         out: Path,
@@ -100,9 +95,8 @@ class FractionCut(Cut):
         """Find the threshold over all rows that may be kept, then cut every part at it."""
         score = self.by()
         require(self, pool, score.reads())
-        lists = {**available(self, pool, self.pool), **inside(within)}
+        lists, total = self.share(engine, pool, within, fraction_of)
         view = View(columns=score.reads(), within=lists, scores=scores, skip_corrupt=pool.skip_corrupt)
-        total = counted(engine, pool, self.pool, within if fraction_of == "input" else None)
         read, exact = partial(_values, score, scores, view), self.ties == "exact"
         low = top(engine, pool.parts, read, int(total * self.fraction), exact=exact)
         high = top(engine, pool.parts, read, int(total * self.skip), exact=exact) if self.skip else None
@@ -133,45 +127,6 @@ class TopFraction(FractionCut):
     def by(self) -> Score:
         """The score given."""
         return self.score
-
-
-def check_fraction(fraction: float) -> None:
-    """Raise ValueError for a fraction outside (0, 1]."""
-    if not 0 < fraction <= 1:
-        raise ValueError(f"filter.fraction={fraction}: wanted more than 0 and at most 1 (0.3 is 30 %)")
-
-
-def with_fraction_of(step: Step, fraction_of: FractionOf) -> Step:
-    """Put into a step of what its fraction is one, where that can differ."""
-    return Step(step.stage, {**step.inputs, "fraction_of": fraction_of}) if "within" in step.inputs else step
-
-
-def available(stage: Filter, pool: Pool, counted: Counted) -> dict[str, Path]:
-    """The list of samples that are really there, when only these are to be counted."""
-    if counted == "metadata":
-        return {}
-    if pool.available is None:
-        raise ValueError(
-            f"{stage.label}: pool=available, but the pool at {pool.root} has no shards, so it is not known which "
-            "samples are there; download them, or count the metadata: filter.pool=metadata"
-        )
-    return {"not in the shards": pool.available_uids} if pool.available_uids else {}
-
-
-def counted(engine: Engine, pool: Pool, what: Counted, within: Subset | None) -> int:
-    """The number of rows that fractions are fractions of."""
-    lists = {
-        **({"there": pool.available_uids} if what == "available" and pool.available_uids else {}),
-        **inside(within),
-    }
-    if not lists:
-        return pool.rows
-    view = View(within=lists, skip_corrupt=pool.skip_corrupt)
-    return sum(engine.map(partial(_count, view), list(enumerate(pool.parts)), what="count"))
-
-
-def _count(view: View, item: tuple[int, Part]) -> int:
-    return unless_damaged(view.skip_corrupt, lambda: len(view.rows(*item)[0]), 0)
 
 
 def _values(score: Score, scores: Scores | None, view: View, item: tuple[int, Part]) -> Numbers:

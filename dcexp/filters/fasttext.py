@@ -54,10 +54,8 @@ class FastText:
         still lie below: at every node the probability of what is below it falls.
         """
         wanted = self._score(hidden, label)
-        best, close = (
-            wanted >= np.log(0.8 / len(self.labels)),
-            np.zeros(len(hidden), dtype=bool),
-        )  # below, another has more
+        best = wanted >= np.log(0.8 / len(self.labels))  # with less, another one has more
+        close = np.zeros(len(hidden), dtype=bool)
         rows = np.flatnonzero(best & (wanted <= np.log(SURE)))
         open_: list[tuple[int, Any, Any]] = [(2 * len(self.labels) - 2, rows, np.zeros(len(rows), np.float32))]
         while open_:

@@ -1,13 +1,13 @@
 """Features that a filter is given by a word: a published asset, or a file or folder of one's own."""
 
-import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from dcexp.artifacts.files import content_digest
 from dcexp.assets import Assets
 from dcexp.filters.features import FORMATS, SUFFIXES
-from dcexp.published import ASSETS, file_digest
+from dcexp.published import ASSETS
 
 TARGETS = {"imagenet_l14": "imagenet_l14"}
 CENTROIDS = {scale: f"centroids_{scale}" for scale in ("small", "medium", "large", "xlarge")}
@@ -37,7 +37,7 @@ class FeatureFiles:
         """The sha256 of every file, in order; of published ones as published, so nothing is downloaded for it."""
         if name := self.published.get(self.given):
             return [file.sha256 for file in ASSETS[name].files]
-        return [_digest(path, path.stat().st_size, path.stat().st_mtime_ns) for path in self._own()] or [MISSING]
+        return [content_digest(path) for path in self._own()] or [MISSING]
 
     def check(self) -> None:
         """Raise FileNotFoundError when the word is no published one, and no file or folder with features."""
@@ -66,8 +66,3 @@ class FeatureFiles:
         if self._path.is_dir():
             return tuple(sorted(p for p in self._path.iterdir() if p.suffix in SUFFIXES and p.is_file()))
         return (self._path,) if self._path.is_file() else ()
-
-
-@functools.cache
-def _digest(path: Path, size: int, mtime: int) -> str:
-    return file_digest(path)

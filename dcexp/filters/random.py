@@ -13,18 +13,17 @@ from dcexp.artifacts.pool import Part, Pool
 from dcexp.artifacts.subset import Subset
 from dcexp.artifacts.uid import Uids
 from dcexp.engines.base import Engine
-from dcexp.filters.base import Filter, FractionOf, inside
-from dcexp.filters.cut import Counted, available, check_fraction, counted, with_fraction_of
+from dcexp.filters.base import FractionOf
 from dcexp.filters.rows import Rows, View, unless_damaged
 from dcexp.filters.selection import Decision, select
+from dcexp.filters.share import Counted, Share, check_fraction
 from dcexp.filters.threshold import Cutoff, top
-from dcexp.stage import Step
 
 Numbers = npt.NDArray[np.uint64]
 
 
 @dataclass(frozen=True, kw_only=True)
-class RandomFraction(Filter):
+class RandomFraction(Share):
     """int(N * ``fraction``) of the N samples, uniformly and without replacement (DataComp, "random subset").
 
     Every uid is given a 64-bit number, a hash of the uid and ``seed``, and the samples with the smallest numbers are
@@ -40,10 +39,6 @@ class RandomFraction(Filter):
         super().__post_init__()
         check_fraction(self.fraction)
 
-    def step(self, pool: Step, within: Step | None = None, fraction_of: FractionOf = "pool") -> Step:
-        """See :meth:`Filter.step`."""
-        return with_fraction_of(super().step(pool, within), fraction_of)
-
     def run(
         self,
         out: Path,
@@ -54,9 +49,8 @@ class RandomFraction(Filter):
         fraction_of: FractionOf = "pool",
     ) -> Summary:
         """Number all samples, find the largest number to keep, and keep up to it."""
-        lists = {**available(self, pool, self.pool), **inside(within)}
+        lists, total = self.share(engine, pool, within, fraction_of)
         view = View(within=lists, skip_corrupt=pool.skip_corrupt)
-        total = counted(engine, pool, self.pool, within if fraction_of == "input" else None)
         n = int(total * self.fraction)
         if n == 0:
             raise ValueError(f"{self.label} keeps 0 of {total:,} samples; raise filter.fraction")

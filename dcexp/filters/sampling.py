@@ -12,19 +12,19 @@ from dcexp.artifacts.base import Summary
 from dcexp.artifacts.pool import Pool
 from dcexp.artifacts.subset import Subset
 from dcexp.engines.base import Engine
-from dcexp.filters.base import Filter, FractionOf, inside, require
-from dcexp.filters.cut import Counted, available, counted, with_fraction_of
+from dcexp.filters.base import FractionOf, require
 from dcexp.filters.draws import Weigh, draw, weigh_parts
 from dcexp.filters.rows import Rows, View
 from dcexp.filters.score import Score
 from dcexp.filters.selection import Decision, select
+from dcexp.filters.share import Counted, Share
 from dcexp.stage import Step
 
 FOLDER = "draws"  # weights and counts of single parts; gone when the subset is written
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sampling(Filter):
+class Sampling(Share):
     """Takes int(N * ``draws``) samples with replacement, each at most ``cap`` times. Write ``view`` and ``weigher``.
 
     N is the size of the pool, or of what ``pool`` says (see :class:`~dcexp.filters.cut.FractionCut`). A draw of a
@@ -44,10 +44,6 @@ class Sampling(Filter):
                 f"filter.draws={self.draws} filter.cap={self.cap}: wanted draws of more than 0 (1 is as many as the "
                 "pool has samples), and a cap of 1 or more"
             )
-
-    def step(self, pool: Step, within: Step | None = None, fraction_of: FractionOf = "pool") -> Step:
-        """See :meth:`Filter.step`; the fraction is ``draws``."""
-        return with_fraction_of(super().step(pool, within), fraction_of)
 
     def view(self, pool: Pool, **inputs: Any) -> View:
         """What is looked at. Raises ValueError when the pool lacks it."""
@@ -73,9 +69,8 @@ class Sampling(Filter):
         """
         folder = out / FOLDER
         folder.mkdir(exist_ok=True)
-        lists = {**available(self, pool, self.pool), **inside(within)}
+        lists, total = self.share(engine, pool, within, fraction_of)
         view = replace(self.view(pool, **inputs), within=lists)
-        total = counted(engine, pool, self.pool, within if fraction_of == "input" else None)
         draws = int(total * self.draws)
         totals, rows = weigh_parts(folder, engine, pool, view, self.weigher(folder, engine, pool, view, **inputs))
         if not 0 < draws <= rows * self.cap:

@@ -1,7 +1,5 @@
 """Your own list of uids: the way in for any selection made elsewhere."""
 
-import functools
-import hashlib
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -10,7 +8,7 @@ from typing import Any, Literal
 import numpy as np
 
 from dcexp.artifacts.base import Summary
-from dcexp.artifacts.files import whole_file
+from dcexp.artifacts.files import content_digest, whole_file
 from dcexp.artifacts.merge import joined
 from dcexp.artifacts.pool import Part, Pool
 from dcexp.artifacts.subset import Subset, read_subset
@@ -38,7 +36,7 @@ class UidList(Filter):
 
     def extra(self, pool: Step) -> dict[str, Any]:
         """A digest of the file's content ("missing" when it is not there yet)."""
-        return {"content": _content_digest(self._path) if self._path.is_file() else "missing"}
+        return {"content": content_digest(self._path) if self._path.is_file() else "missing"}
 
     def check(self, engine: Engine, **values: str) -> None:
         """Raise FileNotFoundError when the list is not there."""
@@ -51,7 +49,7 @@ class UidList(Filter):
     def run(self, out: Path, engine: Engine, *, pool: Pool, within: Subset | None = None, content: str = "") -> Summary:
         """Write the subset: the listed uids that the pool has. Raises ValueError for foreign uids, or drops them."""
         self.check(engine)
-        if content and content != _content_digest(self._path):
+        if content and content != content_digest(self._path):
             raise ValueError(f"{self._path} was changed while the run was going; give the same command again")
         listed = sort_uids(read_uids(self._path))
         with whole_file(out / LISTED) as file:
@@ -125,14 +123,3 @@ def _positions(listed: Path, skip_corrupt: bool, part: Part) -> Indices:
     uids = unless_damaged(skip_corrupt, part.uids, np.empty(0, UID))
     positions, counts = find_in(np.load(listed, mmap_mode="r", allow_pickle=False), uids)
     return positions[counts > 0]
-
-
-def _content_digest(path: Path) -> str:
-    state = path.stat()
-    return _digest(str(path), state.st_size, state.st_mtime_ns)
-
-
-@functools.cache
-def _digest(path: str, size: int, mtime: int) -> str:
-    with Path(path).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

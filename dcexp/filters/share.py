@@ -1,0 +1,64 @@
+"""Filters that take a share of the pool: of which samples it is one, and how many these are."""
+
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+from dcexp.artifacts.pool import Part, Pool
+from dcexp.artifacts.subset import Subset
+from dcexp.engines.base import Engine
+from dcexp.filters.base import Filter, FractionOf, inside
+from dcexp.filters.rows import View, unless_damaged
+from dcexp.stage import Step
+
+Counted = Literal["metadata", "available"]
+
+
+class Share(Filter):
+    """A filter that takes a share; it has a field ``pool`` that says what counts.
+
+    ``pool="metadata"`` counts every row, as upstream does; ``pool="available"`` counts, and keeps, only samples that
+    the pool's shards hold.
+    """
+
+    pool: Counted
+
+    def step(self, pool: Step, within: Step | None = None, fraction_of: FractionOf = "pool") -> Step:
+        """See :meth:`Filter.step`; ``fraction_of`` is put into the step where it can make a difference."""
+        step = super().step(pool, within)
+        return Step(self, {**step.inputs, "fraction_of": fraction_of}) if within else step
+
+    def share(
+        self, engine: Engine, pool: Pool, within: Subset | None, fraction_of: FractionOf
+    ) -> tuple[dict[str, Path], int]:
+        """The lists that a kept row has to be in, as :class:`View` wants them; and of how many rows it is a share.
+
+        Raises ValueError when only available samples are to count, and the pool has no shards.
+        """
+        there = self._there(pool)
+        counted = {**there, **(inside(within) if fraction_of == "input" else {})}
+        total = pool.rows
+        if counted:
+            count = partial(_count, View(within=counted, skip_corrupt=pool.skip_corrupt))
+            total = sum(engine.map(count, list(enumerate(pool.parts)), what="count"))
+        return {**there, **inside(within)}, total
+
+    def _there(self, pool: Pool) -> dict[str, Path]:
+        if self.pool == "metadata":
+            return {}
+        if pool.available is None:
+            raise ValueError(
+                f"{self.label}: pool=available, but the pool at {pool.root} has no shards, so it is not known which "
+                "samples are there; download them, or count the metadata: filter.pool=metadata"
+            )
+        return {"not in the shards": pool.available_uids} if pool.available_uids else {}
+
+
+def _count(view: View, item: tuple[int, Part]) -> int:
+    return unless_damaged(view.skip_corrupt, lambda: len(view.rows(*item)[0]), 0)
+
+
+def check_fraction(fraction: float) -> None:
+    """Raise ValueError for a fraction outside (0, 1]."""
+    if not 0 < fraction <= 1:
+        raise ValueError(f"filter.fraction={fraction}: wanted more than 0 and at most 1 (0.3 is 30 %)")

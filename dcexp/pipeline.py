@@ -14,7 +14,7 @@ from dcexp.artifacts.result import Result
 from dcexp.assets import Assets
 from dcexp.engines.base import Engine
 from dcexp.filters.base import Filter
-from dcexp.reshard import Copy
+from dcexp.reshard.base import Reshard
 from dcexp.scale import RULE, Scale
 from dcexp.sources.base import Source
 from dcexp.stage import Step, all_fields
@@ -26,7 +26,7 @@ from dcexp.typecheck import check_types
 
 log = logging.getLogger(__name__)
 
-KINDS = ("pool", "subset", "shards", "checkpoint", "evalset", "result", "scores", "centroids", "clusters")
+KINDS = ("pool", "subset", "locations", "shards", "checkpoint", "evalset", "result", "scores", "centroids", "clusters")
 Until = Literal["pool", "subset", "shards", "checkpoint", "results"]
 
 
@@ -41,7 +41,7 @@ class Run:
     engine: Engine
     tracker: Tracker
     store: Store
-    reshard: Copy
+    reshard: Reshard
     train: Train
     assets: Assets = field(default_factory=Assets)
     seed: int = 0

@@ -145,7 +145,7 @@ def _prepare(partial: Path, attempt: Mapping[str, Any]) -> bool:
 def _manifest(step: Step, folder: Path, summary: Summary) -> dict[str, Any]:
     for leftover in folder.rglob("*.tmp"):
         leftover.unlink()
-    files = file_digests(folder, skip=lambda name: not is_payload(name))
+    files = file_digests(folder, skip=lambda name: not is_payload(name), known=summary.files)
     return {
         "kind": step.kind,
         "key": step.key,

@@ -38,10 +38,15 @@ class Counts:
 
 @dataclass(frozen=True, kw_only=True)
 class Summary:
-    """What a stage says of its own work: the counts, and named facts for whoever reads the manifest."""
+    """What a stage says of its own work: the counts, and named facts for whoever reads the manifest.
+
+    ``files`` are size and digest, as in the manifest, of files that were hashed while they were written, by name:
+    what is large need not be read again.
+    """
 
     counts: Counts
     facts: Mapping[str, Any] = field(default_factory=dict)
+    files: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
         return {"counts": asdict(self.counts), **self.facts}

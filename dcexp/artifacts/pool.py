@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from dcexp.artifacts.base import INDEX, Indexed
 from dcexp.artifacts.files import write_json
+from dcexp.artifacts.place import below
 from dcexp.artifacts.uid import Uids, uid_bytes, uids_from_bytes
 
 AVAILABLE = "available.npy"
@@ -131,7 +132,7 @@ class Pool(Indexed):
 
     @property
     def available(self) -> int | None:
-        """How many different uids the shards hold; None for a pool of metadata without shards."""
+        """How many different uids the shards hold; None without shards, and for shards in an object store."""
         available: int | None = self.index["available"]
         return available
 
@@ -155,9 +156,9 @@ class Pool(Indexed):
         )
 
     @cached_property
-    def shards(self) -> tuple[Path, ...]:
-        """The tars, in name order (a name in the index may be an absolute path: joining keeps it)."""
-        return tuple(self.root / "shards" / name for name in self.index["shards"])
+    def shards(self) -> tuple[str, ...]:
+        """The tars, in name order: paths, or URLs (a name in the index may be absolute: joining keeps it)."""
+        return tuple(below(str(self.root / "shards"), name) for name in self.index["shards"])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,8 +166,8 @@ class PoolIndex:
     """What ``index.json`` holds.
 
     ``root`` is absolute, or relative to the artifact's own directory; a shard is a file name below
-    ``root/shards``, or an absolute path. ``features`` maps each feature that every part has to its width.
-    ``available`` counts the different uids in the shards (None without shards).
+    ``root/shards``, an absolute path, or a URL. ``features`` maps each feature that every part has to its width.
+    ``available`` counts the different uids in the shards (None where they are not looked into).
     """
 
     root: str

@@ -1,35 +1,33 @@
 """Tar archives by their headers alone: where every member's bytes are, and whether the archive is whole.
 
 Python's ``tarfile`` spends some 20 microseconds on a member and does not say when an archive ends too early;
-webdatasets hold a hundred million members. Read here: ustar, GNU long names, and pax ``path`` and ``size``.
+webdatasets hold a hundred million members. Read here: ustar, GNU long names, and pax ``path`` and ``size``. Archives
+are read in large windows; plain headers, as nearly all are, are taken many at a time, the others one by one.
 """
 
-import os
 import tarfile
 import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import NamedTuple
+from types import TracebackType
 
-BLOCK = tarfile.BLOCKSIZE
+import numpy as np
+
+from dcexp.artifacts.place import open_place
+from dcexp.artifacts.plain import BLOCK, plain_members
+
 _REGULAR, _EXTENDED, _EMPTY_KINDS = b"0\x007", b"LKxXg", b"123456"
-_WINDOW = 8192  # read at once: usually the small members behind an image and the next header
-
-
-class Member(NamedTuple):
-    """One regular file in an archive: its bytes are ``[offset, offset + size)`` of the archive."""
-
-    name: str
-    offset: int
-    size: int
+_LARGEST_EXTENSION = 1 << 20  # bytes; names and times are not longer, a hostile header may say it is
+WINDOW = 1 << 22  # bytes read at once; larger members are skipped over
 
 
 @dataclass(kw_only=True)
-class Listing:
-    """The members that are whole, in order; ``damage`` says what is wrong with the archive, if anything."""
+class Members:
+    """Regular files in an archive, in order: their names, and where their bytes are: ``[offset, offset + size)``."""
 
-    members: list[Member] = field(default_factory=list)
-    damage: str = ""
+    names: list[bytes] = field(default_factory=list)
+    offsets: list[int] = field(default_factory=list)
+    sizes: list[int] = field(default_factory=list)
 
 
 class _DamagedError(Exception):
@@ -37,52 +35,83 @@ class _DamagedError(Exception):
 
 
 class TarReader:
-    """Positioned reads from one archive, a small window at a time. Use as a context manager."""
+    """The members of the archive at ``place``, a path or a URL. Use as a context manager.
 
-    def __init__(self, path: Path) -> None:
-        self._file = os.open(path, os.O_RDONLY)
-        self.size = os.fstat(self._file).st_size
-        self._start, self._window = 0, b""
+    When a walk has ended, ``damage`` says what is wrong with the archive, if anything.
+    """
+
+    def __init__(self, place: str) -> None:
+        self._file = open_place(place)
+        self.size, self.state = self._file.size, self._file.state
+        self.damage = ""
+        self._buffer = np.empty(min(WINDOW, -(-self.size // BLOCK) * BLOCK), np.uint8)
+        self._start, self._length = 0, 0  # the window: what of the archive is in the buffer
+        self._path, self._long_size = b"", -1  # what an extended header says of the next member
 
     def __enter__(self) -> "TarReader":
         return self
 
-    def __exit__(self, *_: object) -> None:
-        os.close(self._file)
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._file.close()
 
     def read(self, offset: int, size: int) -> bytes:
-        """``size`` bytes from ``offset``; fewer at the end of the file."""
+        """``size`` bytes from ``offset``; fewer at the end of the file. Costs little where the walk is."""
         at = offset - self._start
-        if at < 0 or at + size > len(self._window):
-            self._start, self._window, at = offset, os.pread(self._file, max(size, _WINDOW), offset), 0
-        return self._window[at : at + size]
+        if at >= 0 and at + size <= self._length:
+            return self._buffer[at : at + size].tobytes()
+        return self._file.read(offset, size)
 
-    def members(self) -> Listing:
-        """List the members up to the end of the archive, or to the first damage."""
-        listing = Listing()
-        try:
-            self._list(listing.members)
-        except _DamagedError as damage:
-            listing.damage = str(damage)
-        return listing
+    def walk(self) -> Iterator[Members]:
+        """The whole members, a window of the archive at a time, up to its end or to the first damage."""
+        offset = 0
+        while offset >= 0:
+            self._start, self._length = offset, self._file.fill(self._buffer.data, offset)
+            members = Members()
+            try:
+                offset = self._take_window(offset, members)
+            except _DamagedError as damage:
+                self.damage, offset = str(damage), -1
+            if members.names:
+                yield members
 
-    def _list(self, members: list[Member]) -> None:
-        offset, path, long_size = 0, "", -1
-        while header := self._header(offset):
-            kind = header[156:157]
-            size = 0 if kind in _EMPTY_KINDS else _size(header, offset)
-            if kind in _REGULAR and long_size >= 0:
-                size = long_size
-            data = offset + BLOCK
-            if data + size > self.size:
-                raise _DamagedError(f"cut off at byte {self.size:,}, inside {path or _name(header)!r}")
-            if kind in _EXTENDED:
-                path, long_size = _extension(kind, self.read(data, size), path, long_size)
-            else:
-                if kind in _REGULAR:
-                    members.append(Member(name=path or _name(header), offset=data, size=size))
-                path, long_size = "", -1
-            offset = data + -(-size // BLOCK) * BLOCK
+    def _take_window(self, offset: int, members: Members) -> int:
+        """Take the members whose headers are in the window. Returns where the next header is; -1 at the end."""
+        end = offset + self._length
+        if not self._path and self._long_size < 0:
+            blocks = self._buffer[: self._length // BLOCK * BLOCK].reshape(-1, BLOCK)
+            run = plain_members(blocks, self.size - offset)
+            members.names += run.names
+            members.offsets += (run.blocks * BLOCK + offset).tolist()
+            members.sizes += run.sizes.tolist()
+            offset += run.end * BLOCK
+        while offset < end or not self._length:
+            header = self._header(offset)
+            if not header:
+                return -1
+            offset = self._take(header, offset, members)
+        return offset
+
+    def _take(self, header: bytes, offset: int, members: Members) -> int:
+        """Take one header of any kind; returns where the next one is."""
+        kind = header[156:157]
+        size = 0 if kind in _EMPTY_KINDS else _size(header, offset)
+        if kind in _REGULAR and self._long_size >= 0:
+            size = self._long_size
+        data = offset + BLOCK
+        if data + size > self.size:
+            name = (self._path or _name(header)).decode("utf-8", "backslashreplace")
+            raise _DamagedError(f"cut off at byte {self.size:,}, inside {name!r}")
+        if kind in _EXTENDED:
+            if size > _LARGEST_EXTENSION:
+                raise _DamagedError(f"bad header at byte {offset:,}: an extended header of {size:,} bytes")
+            self._path, self._long_size = _extension(kind, self.read(data, size), self._path, self._long_size)
+        else:
+            if kind in _REGULAR:
+                members.names.append(self._path or _name(header))
+                members.offsets.append(data)
+                members.sizes.append(size)
+            self._path, self._long_size = b"", -1
+        return data + -(-size // BLOCK) * BLOCK
 
     def _header(self, offset: int) -> bytes:
         """The header at ``offset``, or nothing at the end marker."""
@@ -127,17 +156,17 @@ def _number(digits: bytes) -> int:
     return number
 
 
-def _name(header: bytes) -> str:
+def _name(header: bytes) -> bytes:
     name, prefix = header[:100].partition(b"\0")[0], b""
     if header[257:263] == b"ustar\0":
         prefix = header[345:500].partition(b"\0")[0]
-    return (prefix + b"/" + name if prefix else name).decode("utf-8", "surrogateescape")
+    return prefix + b"/" + name if prefix else name
 
 
-def _extension(kind: bytes, data: bytes, path: str, size: int) -> tuple[str, int]:
+def _extension(kind: bytes, data: bytes, path: bytes, size: int) -> tuple[bytes, int]:
     """The path and size that an extended header gives the next member; as before where it says nothing."""
     if kind == b"L":
-        return data.rstrip(b"\0").decode("utf-8", "surrogateescape"), size
+        return data.rstrip(b"\0"), size
     if kind not in b"xX" or (b" path=" not in data and b" size=" not in data):
         return path, size  # by far the most say only a time
     try:
@@ -145,27 +174,10 @@ def _extension(kind: bytes, data: bytes, path: str, size: int) -> tuple[str, int
             length = int(data[: data.index(b" ")])
             keyword, _, value = data[len(str(length)) + 1 : length - 1].partition(b"=")
             if keyword == b"path":
-                path = value.decode("utf-8", "surrogateescape")
+                path = value
             elif keyword == b"size":
                 size = _number(b"%o" % int(value))
             data = data[max(length, 1) :]
     except ValueError:
         raise _DamagedError("bad pax header") from None
     return path, size
-
-
-def header(name: str, size: int) -> bytes:
-    """The header of a regular file; the same bytes for the same name and size, whoever writes it and when."""
-    encoded = name.encode("utf-8", "surrogateescape")
-    if len(encoded) > 100 or size >= 8**11:
-        info = tarfile.TarInfo(name)
-        info.size = size
-        return info.tobuf(tarfile.PAX_FORMAT)
-    digits = b"%011o" % size
-    checksum = _EMPTY_SUM + sum(encoded) + sum(digits) - 11 * ord("0")
-    parts = (encoded.ljust(100, b"\0"), _EMPTY[100:124], digits, _EMPTY[135:148], b"%06o" % checksum, _EMPTY[154:])
-    return b"".join(parts)
-
-
-_EMPTY = tarfile.TarInfo("").tobuf(tarfile.USTAR_FORMAT)
-_EMPTY_SUM = int(_EMPTY[148:154], 8)

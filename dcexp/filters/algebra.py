@@ -13,10 +13,11 @@ from typing import Any
 import numpy as np
 
 from dcexp.artifacts.base import Summary
+from dcexp.artifacts.lookup import count_in
 from dcexp.artifacts.merge import joined
 from dcexp.artifacts.pool import Pool
 from dcexp.artifacts.subset import SUBSET, Subset
-from dcexp.artifacts.uid import Uids, count_in, firsts
+from dcexp.artifacts.uid import Uids, firsts
 from dcexp.engines.base import Engine
 from dcexp.filters.base import Filter, FractionOf
 from dcexp.filters.outcome import conclude

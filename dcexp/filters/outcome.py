@@ -13,10 +13,11 @@ import numpy as np
 
 from dcexp.artifacts.base import Counts, Summary
 from dcexp.artifacts.files import whole_file
+from dcexp.artifacts.lookup import count_in
 from dcexp.artifacts.merge import Range, UidFile, ranges, write_uids
 from dcexp.artifacts.pool import Pool
 from dcexp.artifacts.subset import SUBSET, UNAVAILABLE
-from dcexp.artifacts.uid import UID, Indices, Uids, count_in, firsts
+from dcexp.artifacts.uid import UID, Indices, Uids, firsts
 from dcexp.engines.base import Engine
 from dcexp.filters.examples import Scored, look, no_scores, write_examples
 from dcexp.stage import Stage

@@ -8,9 +8,10 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from dcexp.artifacts.lookup import find_in
 from dcexp.artifacts.pool import DamagedError, Part
 from dcexp.artifacts.scores import Scores
-from dcexp.artifacts.uid import Uids, find_in, is_text
+from dcexp.artifacts.uid import Uids, is_text
 
 Mask = npt.NDArray[np.bool_]
 

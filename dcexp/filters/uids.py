@@ -9,10 +9,11 @@ import numpy as np
 
 from dcexp.artifacts.base import Summary
 from dcexp.artifacts.files import content_digest, whole_file
+from dcexp.artifacts.lookup import find_in
 from dcexp.artifacts.merge import joined
 from dcexp.artifacts.pool import Part, Pool
 from dcexp.artifacts.subset import Subset, read_subset
-from dcexp.artifacts.uid import UID, Indices, Uids, find_in, firsts, format_uid, parse_uids, sort_uids
+from dcexp.artifacts.uid import UID, Indices, Uids, firsts, format_uid, parse_uids, sort_uids
 from dcexp.engines.base import Engine
 from dcexp.filters.base import Filter
 from dcexp.filters.outcome import conclude

@@ -3,6 +3,7 @@
 import hashlib
 import logging
 import shutil
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import numpy as np
 
 from dcexp.artifacts.files import whole_file
 from dcexp.artifacts.merge import joined, merge_files
+from dcexp.artifacts.place import name_of
 from dcexp.artifacts.pool import AVAILABLE
 from dcexp.artifacts.samples import UnreadableSampleError, read_json, samples_of, uid_of
 from dcexp.artifacts.tar import TarReader
@@ -22,7 +24,7 @@ PIECES = "available"  # a folder for what single tars hold; gone when all are kn
 TOGETHER = 64  # files that are merged together
 
 
-def write_available(out: Path, engine: Engine, tars: list[Path]) -> int:
+def write_available(out: Path, engine: Engine, tars: Sequence[str]) -> int:
     """Write ``out/available.npy``, the different uids in ``tars``, sorted; returns how many.
 
     Beside a tar that img2dataset wrote lies a parquet file of the same name that says which samples arrived. Where
@@ -51,10 +53,10 @@ def _distinct(uids: Uids) -> Uids:
     return uids[firsts(uids)]
 
 
-def _write_piece(folder: Path, item: tuple[int, Path]) -> Path:
+def _write_piece(folder: Path, item: tuple[int, str]) -> Path:
     number, tar = item
-    report = tar.with_suffix(".parquet")
-    states = [path.stat() for path in (tar, report) if path.is_file()]
+    report = Path(tar).with_suffix(".parquet")
+    states = [path.stat() for path in (Path(tar), report) if path.is_file()]
     digest = hashlib.sha256(repr([(state.st_size, state.st_mtime_ns) for state in states]).encode()).hexdigest()
     piece = folder / f"tar-{number:08d}-{digest[:12]}.npy"  # a tar that has changed since is looked into again
     if not piece.is_file():
@@ -83,12 +85,12 @@ def _reported(report: Path) -> Uids | None:
         return None
 
 
-def _found(tar: Path) -> Uids:
+def _found(tar: str) -> Uids:
     found = bytearray()
     with TarReader(tar) as reader:
-        for sample in samples_of(reader.members().members):
+        for sample in samples_of(reader.walk()):
             try:
-                found += uid_of(read_json(reader, sample), tar.name, sample.key, derived=False)
+                found += uid_of(read_json(reader, sample), name_of(tar), sample.key, derived=False)
             except UnreadableSampleError:
                 continue
     return np.frombuffer(bytes(found), dtype=">u8").astype(np.uint64).view(UID)

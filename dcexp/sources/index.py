@@ -11,6 +11,7 @@ from typing import Any
 
 from dcexp.artifacts.base import Counts, Summary
 from dcexp.artifacts.npz import npz_shapes
+from dcexp.artifacts.place import below, is_url
 from dcexp.artifacts.pool import REMEDY, DamagedError, Part, PoolIndex
 from dcexp.artifacts.uid import is_text
 from dcexp.engines.base import Engine
@@ -57,7 +58,7 @@ def write_index(
     rows = sum(look.part.rows for look in looks)
     if rows == 0:
         raise ValueError(f"the {len(files)} metadata files in {folder.resolve()} hold no samples: the pool is empty")
-    tars = [out / root / "shards" / name for name in shards]
+    tars = [below(str(out / root / "shards"), name) for name in shards]
     PoolIndex(
         root=root,
         rows=rows,
@@ -66,7 +67,7 @@ def write_index(
         features=_common_features(looks),
         parts=[_entry(look.part) for look in looks],
         shards=shards,
-        available=rows if derived_uids else write_available(out, engine, tars) if tars else None,
+        available=rows if derived_uids else _available(out, engine, tars),
         derived_uids=derived_uids,
         skip_corrupt=skip_corrupt,
     ).write(out)
@@ -79,6 +80,11 @@ def write_index(
     }
     corrupt = sum(look.part.rows for look in damaged)
     return Summary(counts=Counts(total=rows + corrupt, kept=rows, corrupt=corrupt), facts=facts)
+
+
+def _available(out: Path, engine: Engine, tars: list[str]) -> int | None:
+    """How many of the samples are in the shards; None where that would cost reading an object store from end to end."""
+    return write_available(out, engine, tars) if tars and not any(map(is_url, tars)) else None
 
 
 def metadata_files(folder: Path) -> list[Path]:

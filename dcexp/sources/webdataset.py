@@ -8,12 +8,13 @@ from typing import Any
 
 from dcexp.artifacts.base import Counts, Summary
 from dcexp.artifacts.files import whole_file
+from dcexp.artifacts.place import absolute, below, is_url, listed, name_of
 from dcexp.artifacts.samples import Sample, UnreadableSampleError, read_json, samples_of, uid_of
 from dcexp.artifacts.tar import TarReader
 from dcexp.engines.base import Engine
 from dcexp.sources.base import Source
 from dcexp.sources.commonpool import listing_of
-from dcexp.sources.index import named, write_index
+from dcexp.sources.index import write_index
 from dcexp.stage import Step
 
 log = logging.getLogger(__name__)
@@ -21,27 +22,30 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class WebDataset(Source):
-    """The tars in the directory ``root``. They stay where they are; metadata are made from what is in them.
+    """The tars in the folder ``root``, a path or a URL.
+
+    They stay where they are; metadata are made from what is in them.
 
     Columns: ``uid`` (see :func:`dcexp.artifacts.samples.uid_of`), ``text`` (the txt member, else ``caption`` of the
     json), ``original_width`` and ``original_height`` (from the json, pixels; null where it does not say). The data
-    are known by the absolute path of ``root`` and the names and sizes of its tars.
+    are known by the absolute place of ``root`` and the names and sizes of its tars.
     """
 
     root: str = field(compare=False)
 
     def step(self) -> Step:
-        """The step, with the absolute path and the listing; tars that are not there yet are listed as missing."""
+        """The step, with the absolute place and the listing; tars that are not there yet are listed as missing."""
         tars = listing_of(self._root, (".tar",), sizes=True)
-        return Step(self, {"folder": str(self._root), "listing": tars or "missing"})
+        return Step(self, {"folder": self._root, "listing": tars or "missing"})
 
     def check(self, engine: Engine, **values: str) -> None:
         """Raise FileNotFoundError when there are no tars, ValueError when the folder is a pool with metadata."""
-        if named(self._root / "metadata", ".parquet") or named(self._root.parent / "metadata", ".parquet"):
-            pool = self._root if (self._root / "metadata").is_dir() else self._root.parent
-            raise ValueError(f"{pool} has metadata beside its shards: source=commonpool source.root={pool}")
-        if not named(self._root, ".tar"):
-            wrong = "has no .tar files directly in it" if self._root.is_dir() else "is no such directory"
+        for pool in (self._root, self._root.rpartition("/")[0]):
+            if listed(below(pool, "metadata"), ".parquet"):
+                raise ValueError(f"{pool} has metadata beside its shards: source=commonpool source.root={pool}")
+        if not listed(self._root, ".tar"):
+            there = is_url(self._root) or Path(self._root).is_dir()
+            wrong = "has no .tar files directly in it" if there else "is no such directory"
             raise FileNotFoundError(
                 f"source.root={self.root}: {self._root} {wrong}; wanted a folder of webdataset tars"
             )
@@ -49,25 +53,23 @@ class WebDataset(Source):
     def run(self, out: Path, engine: Engine, *, folder: str = "", listing: str = "") -> Summary:
         """Write one metadata file per tar into ``out/metadata``, and the index of the pool into ``out``."""
         self.check(engine)
-        tars = sorted(named(self._root, ".tar"))
+        tars = [below(self._root, name) for name in listed(self._root, ".tar")]
         tallies = list(engine.map(partial(_describe, out / "metadata"), tars, what="read the tars"))
-        damaged = {tar.name: damage for tar, (_, damage) in zip(tars, tallies, strict=True) if damage}
+        damaged = {name_of(tar): damage for tar, (_, damage) in zip(tars, tallies, strict=True) if damage}
         for name, damage in damaged.items():
             log.warning("%s: %s; the samples before that are used", name, damage)
         corrupt = sum(lost for lost, _ in tallies)
-        indexed = write_index(
-            out, engine, folder=out / "metadata", root=".", shards=[str(tar) for tar in tars], derived_uids=True
-        )
+        indexed = write_index(out, engine, folder=out / "metadata", root=".", shards=tars, derived_uids=True)
         counts = Counts(total=indexed.counts.kept + corrupt, kept=indexed.counts.kept, corrupt=corrupt)
         facts = {**indexed.facts, "damaged": len(damaged), "damaged_tars": dict(list(damaged.items())[:20])}
         return Summary(counts=counts, facts=facts)
 
     @property
-    def _root(self) -> Path:
-        return Path(self.root).expanduser().resolve()
+    def _root(self) -> str:
+        return absolute(self.root)
 
 
-def _describe(folder: Path, tar: Path) -> tuple[int, str]:
+def _describe(folder: Path, tar: str) -> tuple[int, str]:
     """Write the metadata of one tar. Returns the number of unreadable samples, and what is wrong with the tar."""
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -78,15 +80,14 @@ def _describe(folder: Path, tar: Path) -> tuple[int, str]:
     rows: list[dict[str, Any]] = []
     corrupt = 0
     with TarReader(tar) as reader:
-        listing = reader.members()
-        for sample in samples_of(listing.members):
+        for sample in samples_of(reader.walk()):
             try:
-                rows.append(_row(reader, tar.name, sample))
+                rows.append(_row(reader, name_of(tar), sample))
             except UnreadableSampleError:
                 corrupt += 1
-    with whole_file(folder / f"{tar.stem}.parquet") as file:
+    with whole_file(folder / f"{name_of(tar).removesuffix('.tar')}.parquet") as file:
         pq.write_table(pa.Table.from_pylist(rows, schema), file)
-    return corrupt + bool(listing.damage), listing.damage
+    return corrupt + bool(reader.damage), reader.damage
 
 
 def _row(reader: TarReader, tar_name: str, sample: Sample) -> dict[str, Any]:
@@ -100,13 +101,13 @@ def _row(reader: TarReader, tar_name: str, sample: Sample) -> dict[str, Any]:
 
 
 def _text(reader: TarReader, sample: Sample, info: dict[str, Any]) -> str | None:
-    member = sample.members.get("txt")
-    if member is None:
+    place = sample.members.get("txt")
+    if place is None:
         return info["caption"] if isinstance(info.get("caption"), str) else None
     try:
-        return reader.read(member.offset, member.size).decode()
+        return reader.read(*place).decode()
     except UnicodeDecodeError:
-        raise UnreadableSampleError(f"{sample.key}: its text is not UTF-8") from None
+        raise UnreadableSampleError(f"{sample.key!r}: its text is not UTF-8") from None
 
 
 def _pixels(info: dict[str, Any], *names: str) -> int | None:

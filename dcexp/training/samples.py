@@ -1,4 +1,4 @@
-"""Raw samples out of the tars, shard after shard without end, with count and reason of what was unreadable."""
+"""Raw samples out of the shards, one after the other without end, with count and reason of what was unreadable."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -6,12 +6,19 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
+from dcexp.artifacts.entries import Entries, Tars
+from dcexp.artifacts.pieces import Piece, read_pieces
+from dcexp.artifacts.place import name_of
 from dcexp.artifacts.samples import samples_of
 from dcexp.artifacts.tar import TarReader
 
 IMAGES = ("jpg", "png", "jpeg", "webp")  # in the order of preference of open_clip
 TEXT = "txt"
 SHARD = "__shard__"
+TOGETHER = 64  # samples of an index that are read together: one round trip to an object store
 RawSample = dict[str, Any]  # the bytes of its members by suffix, and SHARD: where it comes from
 
 
@@ -31,7 +38,7 @@ class Losses:
         self.corrupt += samples
         if shard not in self._known:
             self._known.add(shard)
-            self.complaints.append(f"{Path(shard).name}: {reason}")
+            self.complaints.append(f"{name_of(shard)}: {reason}")
 
     def take(self) -> tuple[int, tuple[str, ...]]:
         """The count and the complaints, which start anew."""
@@ -41,32 +48,68 @@ class Losses:
 
 
 def raw_samples(shards: Mapping[str, int], rng: Random, losses: Losses) -> Iterator[RawSample]:
-    """Samples of shards drawn evenly with replacement, for ever. ``shards`` maps paths to sample counts.
+    """Samples of shards drawn evenly with replacement, for ever. ``shards`` maps places to sample counts.
 
     Raises NoSamples when many shards in a row hold none.
     """
-    paths, barren = list(shards), 0
+    places, barren = list(shards), 0
     while True:
-        path = rng.choice(paths)
+        place = rng.choice(places)
         count = 0
-        for sample in _shard_samples(path, losses):
+        for sample in _shard_samples(place, losses):
             count += 1
             yield sample
-        if count < shards[path]:
-            losses.add(path, shards[path] - count, f"{count} of {shards[path]} samples can be read")
+        if count < shards[place]:
+            losses.add(place, shards[place] - count, f"{count} of {shards[place]} samples can be read")
         barren = 0 if count else barren + 1
-        if barren > 2 * len(paths) + 10:
-            raise NoSamples(f"{barren} shards opened in a row without a single sample, the last was {path}")
+        if barren > 2 * len(places) + 10:
+            raise NoSamples(f"{barren} shards opened in a row without a single sample, the last was {place}")
 
 
-def _shard_samples(path: str, losses: Losses) -> Iterator[RawSample]:
+def _shard_samples(place: str, losses: Losses) -> Iterator[RawSample]:
+    """The samples of one shard, in order: of a tar, or of an index of tars."""
     try:
-        with TarReader(Path(path)) as reader:
-            listing = reader.members()
-            if listing.damage:
-                losses.add(path, 0, listing.damage)
-            for sample in samples_of(listing.members):
-                wanted = {suffix: m for suffix, m in sample.members.items() if suffix == TEXT or suffix in IMAGES}
-                yield {SHARD: path} | {suffix: reader.read(m.offset, m.size) for suffix, m in wanted.items()}
+        if place.endswith(".npz"):
+            yield from _indexed(place)
+            return
+        with TarReader(place) as reader:
+            for sample in samples_of(reader.walk()):
+                wanted = {suffix: p for suffix, p in sample.members.items() if _is_trained_on(suffix)}
+                yield {SHARD: place} | {suffix: reader.read(*p) for suffix, p in wanted.items()}
+            if reader.damage:
+                losses.add(place, 0, reader.damage)
     except OSError as error:
-        losses.add(path, 0, error)
+        losses.add(place, 0, error)
+
+
+def _indexed(place: str) -> Iterator[RawSample]:
+    """Samples straight out of the tars of the pool. Raises NoSamples when one of them is no longer what it was."""
+    entries = Entries.load(Path(place))
+    wanted = np.array([_is_trained_on(str(name)) for name in entries.names])
+    try:
+        with Tars(entries) as tars:
+            for first in range(0, len(entries), TOGETHER):
+                for sample in _read(entries, tars, range(first, min(first + TOGETHER, len(entries))), wanted):
+                    yield {SHARD: place} | sample
+    except ValueError as error:
+        raise NoSamples(str(error)) from None
+
+
+def _read(entries: Entries, tars: Tars, numbers: range, wanted: npt.NDArray[np.bool_]) -> list[dict[str, bytes]]:
+    """Some samples, by suffix: what is ``wanted`` of the suffixes."""
+    samples: list[dict[str, memoryview]] = []
+    pieces: list[tuple[int, list[Piece]]] = []
+    for number in numbers:
+        members = np.arange(entries.starts[number], entries.ends[number])
+        members = members[wanted[entries.suffixes[members]]]
+        views = [memoryview(bytearray(size)) for size in entries.sizes[members].tolist()]
+        if views:
+            offsets = entries.offsets[members].tolist()
+            pieces.append((int(entries.tars[number]), list(zip(offsets, views, strict=True))))
+        samples.append(dict(zip(entries.names[entries.suffixes[members]].tolist(), views, strict=True)))
+    read_pieces(tars, pieces)
+    return [{suffix: bytes(view) for suffix, view in sample.items()} for sample in samples]
+
+
+def _is_trained_on(suffix: str) -> bool:
+    return suffix == TEXT or suffix in IMAGES

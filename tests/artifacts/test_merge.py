@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from dcexp.artifacts import merge
+from dcexp.artifacts.lookup import count_in
 from dcexp.artifacts.merge import UidFile, merge_files, ranges
-from dcexp.artifacts.uid import UID, count_in
+from dcexp.artifacts.uid import UID
 
 
 @pytest.fixture(autouse=True)

@@ -26,7 +26,8 @@ def test_the_index_says_what_there_is(root, tmp_path):
     ]  # fmt: skip
     assert pool.columns == ("uid", "text", "clip_l14_similarity_score", "clip_b32_similarity_score")
     assert pool.features == {"l14_img": 4, "b32_img": 2}
-    assert [tar.name for tar in pool.shards] == ["00000000.tar", "00000001.tar"] and pool.shards[0].is_file()
+    assert [Path(tar).name for tar in pool.shards] == ["00000000.tar", "00000001.tar"]
+    assert Path(pool.shards[0]).is_file()
     assert pool.parts[0].features("l14_img").shape == (7, 4)
 
 

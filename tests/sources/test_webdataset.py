@@ -8,7 +8,7 @@ from dcexp.artifacts.pool import Pool
 from dcexp.artifacts.uid import format_uid
 from dcexp.engines.local import Local
 from dcexp.filters.none import NoFilter
-from dcexp.reshard import Copy
+from dcexp.reshard.copy import Copy
 from dcexp.sources.webdataset import WebDataset
 from dcexp.store import Store
 from tests.pools import ONE, hex_uids, sample, write_parquet, write_tar
@@ -48,7 +48,7 @@ def test_metadata_are_made_from_the_tars(root, tmp_path):
     assert [row["text"] for row in table[1:]] == ["dé", "from the json"]
     assert (table[2]["original_width"], table[2]["original_height"]) == (9, None)
     assert summary.counts.kept == 4 and summary.counts.corrupt == 2 and summary.counts.add_up
-    assert list(pool.shards) == [root / "a.tar", root / "b.tar"]
+    assert list(pool.shards) == [str(root / "a.tar"), str(root / "b.tar")]
 
 
 def test_uids_are_stable_and_differ_between_tars(root, tmp_path):

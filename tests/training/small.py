@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from dcexp.artifacts.shards import SIZES, Shards
+from dcexp.artifacts.shards import META, SIZES, Shards
 from dcexp.engines.local import Local
 from dcexp.scale import PUBLISHED, Scale, locked
 
@@ -52,6 +52,7 @@ def write_shards(folder: Path, samples: list[dict[str, bytes]], per_shard: int =
                     member.size = len(content)
                     tar.addfile(member, io.BytesIO(content))
     (folder / SIZES).write_text(json.dumps(sizes))
+    (folder / META).write_text("{}")
     return Shards(folder)
 
 

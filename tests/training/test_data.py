@@ -1,6 +1,7 @@
 """The data of a rank: seeds, order, and what is done with samples that cannot be read."""
 
 from itertools import islice
+from pathlib import Path
 from random import Random
 
 import numpy as np
@@ -22,7 +23,7 @@ def transform():
 @pytest.fixture
 def interval(transform):
     def make(shards, **options):
-        sizes = {str(tar): shards.sizes[tar.name] for tar in shards.tars}
+        sizes = dict(zip(shards.places, shards.sizes.values(), strict=True))
         defaults = {"batch_size": 5, "batches": 7, "seed": 3, "index": 0, "workers": 2}
         tokenize = tokenizer("ViT-tiny-8")
         return Interval(shards=sizes, transform=transform, tokenize=tokenize, **(defaults | options))
@@ -42,7 +43,7 @@ def test_base_seeds_are_those_of_open_clip():
 
 def test_shards_come_in_the_order_of_open_clip(tmp_path):
     shards = write_shards(tmp_path / "shards", samples(12), per_shard=3)
-    sizes = {str(tar): 3 for tar in shards.tars}
+    sizes = dict.fromkeys(shards.places, 3)
     drawn = [s[SHARD] for s in islice(raw_samples(sizes, Random(5), Losses()), 0, 60, 3)]
     rng = Random(5)
     assert drawn == [rng.choice(list(sizes)) for _ in range(20)]
@@ -90,7 +91,7 @@ def test_corrupt_samples_are_skipped_counted_and_named_once(tmp_path, interval):
 
 def test_a_broken_tar_loses_what_it_should_hold(tmp_path):
     shards = write_shards(tmp_path / "shards", samples(20), per_shard=10)
-    broken = shards.tars[1]
+    broken = Path(shards.places[1])
     broken.write_bytes(broken.read_bytes()[: 512 * 9])
     losses = Losses()
     sizes = {str(broken): 10}
@@ -105,8 +106,8 @@ def test_a_broken_tar_loses_what_it_should_hold(tmp_path):
 
 def test_shards_that_are_gone_end_with_a_message(tmp_path, interval):
     shards = write_shards(tmp_path / "shards", samples(6), per_shard=3)
-    for tar in shards.tars:
-        tar.unlink()
+    for tar in shards.places:
+        Path(tar).unlink()
     (answer,) = read(interval(shards, workers=1))
     assert isinstance(answer, NoSamples)
     assert "15 shards opened in a row without a single sample" in str(answer)

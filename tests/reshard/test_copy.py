@@ -13,10 +13,12 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from dcexp.artifacts.locations import Locations
 from dcexp.artifacts.shards import Shards
 from dcexp.artifacts.uid import format_uid
 from dcexp.engines.local import Local
-from dcexp.reshard import Copy
+from dcexp.reshard.copy import Copy
+from dcexp.reshard.locate import Locate
 from tests.pools import ONE, hex_uids, indexed, sample, subset_of, write_parquet, write_pool, write_tar
 
 
@@ -35,10 +37,18 @@ def resharded(root, wanted, out, stage=None, engine=ONE):
     """Reshard the pool in ``root`` for the uids ``wanted`` into ``out``: the shards, and the summary."""
     pool = indexed(root, out.with_name(f"{out.name}-index"))
     subset = subset_of(out.with_name(f"{out.name}-subset"), wanted)
+    locations = located(pool, out.with_name(f"{out.name}-locations"), engine)
     out.mkdir(exist_ok=True)
-    summary = (stage or Copy(shard_size=4)).run(out, engine, pool=pool, subset=subset)
+    summary = (stage or Copy(shard_size=4)).run(out, engine, pool=pool, subset=subset, locations=locations)
     assert summary.counts.add_up
     return Shards(out), summary
+
+
+def located(pool, out, engine=ONE):
+    """Where the samples of ``pool`` lie."""
+    out.mkdir(exist_ok=True)
+    assert Locate().run(out, engine, pool=pool).counts.add_up
+    return Locations(out)
 
 
 def files_in(folder):
@@ -60,7 +70,7 @@ def test_the_chosen_samples_arrive_byte_for_byte_and_in_order(root, uids, tmp_pa
     wanted = [uids[i] for i in (0, 2, 3, 6, 8, 9, 11)]
     shards, summary = resharded(root, wanted, tmp_path / "out")
     before = {json.loads(s["json"])["uid"]: s for s in read(sorted((root / "shards").iterdir()))}
-    after = read(shards.tars)
+    after = read(shards.places)
     assert [s["__key__"] for s in after] == [f"{uid}-0" for uid in wanted]
     assert [payload(s) for s in after] == [payload(before[uid]) for uid in wanted]
     assert shards.sizes == {"00000000.tar": 4, "00000001.tar": 3} and shards.samples == 7
@@ -80,13 +90,13 @@ def test_the_side_files_are_upstreams(root, uids, tmp_path):
     assert ids.dtype == np.dtype("u8,u8") and [format_uid(uid) for uid in ids] == uids[:5]
     facts = {name: summary.facts[name] for name in ("wanted", "written", "shards", "duplicates", "damaged")}
     assert facts == {"wanted": 5, "written": 5, "shards": 2, "duplicates": 0, "damaged": 0}
-    assert summary.facts["bytes"] == sum(tar.stat().st_size for tar in shards.tars)
+    assert summary.facts["bytes"] == sum(Path(tar).stat().st_size for tar in shards.places)
 
 
 def test_repeats_are_numbered_and_may_span_shards(root, uids, tmp_path):
     shards, summary = resharded(root, [uids[1]] * 6 + [uids[4], uids[9], uids[9]], tmp_path / "out")
     keys = [f"{uids[1]}-{j}" for j in range(6)] + [f"{uids[4]}-0", f"{uids[9]}-0", f"{uids[9]}-1"]
-    found = read(shards.tars)
+    found = read(shards.places)
     assert [s["__key__"] for s in found] == keys and list(shards.sizes.values()) == [4, 4, 1]
     assert len({s["jpg"] for s in found[:6]}) == 1
     assert (summary.counts.kept, summary.facts["written"], summary.facts["wanted_distinct"]) == (3, 9, 3)
@@ -99,7 +109,7 @@ def test_workers_and_runs_do_not_change_a_byte(root, uids, tmp_path):
     one, _ = resharded(root, uids[::2] * 2, tmp_path / "one")
     two, _ = resharded(root, uids[::2] * 2, tmp_path / "two", engine=Local(workers=2))
     assert files_in(one.path) == files_in(two.path)
-    with tarfile.open(one.tars[0]) as tar:
+    with tarfile.open(one.places[0]) as tar:
         members = tar.getmembers()
     for info in members:
         assert (info.mtime, info.uid, info.gid, info.uname, info.mode) == (0, 0, 0, "", 0o644)
@@ -117,7 +127,7 @@ def test_every_suffix_is_copied(tmp_path):
     write_tar(tmp_path / "p" / "shards" / "0.tar", [("deep.dir/key", members)])
     write_parquet(tmp_path / "p" / "metadata" / "0.parquet", [uid])
     shards, _ = resharded(tmp_path / "p", [uid], tmp_path / "out")
-    (found,) = read(shards.tars)
+    (found,) = read(shards.places)
     assert found["__key__"] == f"{uid}-0" and payload(found) == members
 
 
@@ -140,7 +150,7 @@ def test_a_truncated_tar_gives_what_is_before_the_damage(root, uids, tmp_path, c
         place = opened.getmember("000000004.jpg").offset_data
     tar.write_bytes(tar.read_bytes()[: place + 100])
     shards, summary = resharded(root, uids, tmp_path / "out", Copy(max_missing=0.3))
-    assert [s["__key__"][:32] for s in read(shards.tars)] == uids[:4] + uids[7:]
+    assert [s["__key__"][:32] for s in read(shards.places)] == uids[:4] + uids[7:]
     counts = summary.counts
     assert (counts.total, counts.kept, counts.missing, counts.corrupt) == (13, 9, 3, 1)
     assert summary.facts["damaged"] == 1 and "cut off at byte" in summary.facts["damaged_tars"]["00000000.tar"]
@@ -210,7 +220,7 @@ def test_settings_out_of_range_are_refused(fields):
 def test_a_uid_that_two_samples_have_is_copied_twice_and_counted(root, uids, tmp_path):
     write_tar(root / "shards" / "00000002.tar", [sample(uids[0], b"again")])
     shards, summary = resharded(root, uids[:2], tmp_path / "out")
-    assert [s["__key__"] for s in read(shards.tars)] == [f"{uids[0]}-0", f"{uids[1]}-0", f"{uids[0]}-0"]
+    assert [s["__key__"] for s in read(shards.places)] == [f"{uids[0]}-0", f"{uids[1]}-0", f"{uids[0]}-0"]
     assert summary.facts["duplicates"] == 1 and summary.counts.kept == 3
 
 

@@ -1,0 +1,134 @@
+"""The samples of one shard, in order, by where their bytes lie in the tars of the pool; and how these are read."""
+
+import io
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from dcexp.artifacts.files import whole_file
+from dcexp.artifacts.locations import Located, Tar
+from dcexp.artifacts.place import RangeReader, open_place
+from dcexp.artifacts.uid import Uids
+
+Column = npt.NDArray[Any]
+OPEN = 32  # files held open at once
+ANEW = "rebuild=locations"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entries:
+    """Samples as columns. ``places`` are tars and ``states`` tell whether they are still the same.
+
+    ``tars`` (a position in ``places``), ``uids``, ``copies`` (which copy of a repeated sample it is) and ``ends``
+    have one entry per sample: sample i owns the members ``ends[i-1]:ends[i]``. ``offsets`` and ``sizes`` (bytes in
+    the tar) and ``suffixes`` (a position in ``names``) have one per member, in the order of the tar.
+    """
+
+    places: Column
+    states: Column
+    tars: Column
+    uids: Uids
+    copies: Column
+    ends: Column
+    offsets: Column
+    sizes: Column
+    suffixes: Column
+    names: Column
+
+    def __len__(self) -> int:
+        return len(self.tars)
+
+    @cached_property
+    def starts(self) -> Column:
+        """The first member of each sample."""
+        return np.concatenate([[0], self.ends[:-1]])
+
+    def save(self, path: Path) -> None:
+        with whole_file(path) as file:
+            np.savez(file, allow_pickle=False, **{f.name: getattr(self, f.name) for f in fields(self)})
+
+    @classmethod
+    def load(cls, path: Path) -> "Entries":
+        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as npz:
+            return cls(**{f.name: npz[f.name] for f in fields(cls)})
+
+
+def entries_of(tars: Sequence[Tar], located: Sequence[Located], rows: Column) -> Entries:
+    """The samples that ``rows`` name, shape (n, 3): a position in ``tars``, a sample of that tar, which copy."""
+    names = sorted({str(name) for one in located for name in one.names})
+    order = np.argsort(rows[:, 0], kind="stable")
+    edges = np.searchsorted(rows[order, 0], np.arange(len(located) + 1))
+    parts = []
+    for one, first, last in zip(located, edges[:-1], edges[1:], strict=True):
+        mine = rows[order[first:last], 1]
+        counts = one.ends[mine] - np.where(mine > 0, one.ends[mine - 1], 0)
+        members = _ranges(one.ends[mine] - counts, counts)
+        suffixes = np.array([names.index(str(name)) for name in one.names], np.int32)[one.suffixes[members]]
+        parts.append((one.uids[mine], counts, one.offsets[members], one.sizes[members], suffixes))
+    uids, counts, offsets, sizes, suffixes = (np.concatenate(column) for column in zip(*parts, strict=True))
+    back = np.empty(len(order), np.int64)
+    back[order] = np.arange(len(order))
+    starts = np.cumsum(counts) - counts
+    members = _ranges(starts[back], counts[back])
+    return Entries(
+        places=np.array([tar.place for tar in tars]),
+        states=np.array([json.dumps(tar.state) for tar in tars]),
+        tars=rows[:, 0],
+        uids=uids[back],
+        copies=rows[:, 2],
+        ends=np.cumsum(counts[back]),
+        offsets=offsets[members],
+        sizes=sizes[members],
+        suffixes=suffixes[members],
+        names=np.array(names),
+    )
+
+
+def _ranges(starts: Column, counts: Column) -> Column:
+    """``starts[i], starts[i] + 1, …``: ``counts[i]`` numbers for every i, one behind the other."""
+    before = np.cumsum(counts) - counts
+    return np.arange(int(counts.sum())) + np.repeat(starts - before, counts)
+
+
+class Tars:
+    """The tars that entries lie in, opened when they are needed. Use as a context manager.
+
+    Raises FileNotFoundError for a tar that is gone, ValueError for one that has changed since it was read: its
+    bytes are elsewhere now.
+    """
+
+    def __init__(self, entries: Entries) -> None:
+        self._places, self._states = entries.places.tolist(), entries.states.tolist()
+        self._open: dict[int, RangeReader] = {}
+
+    def __enter__(self) -> "Tars":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for file in self._open.values():
+            file.close()
+
+    def __getitem__(self, number: int) -> RangeReader:
+        file = self._open.get(number)
+        if file is None:
+            if len(self._open) >= OPEN:
+                self._open.pop(next(iter(self._open))).close()
+            file = self._open[number] = self._opened(number)
+        return file
+
+    def _opened(self, number: int) -> RangeReader:
+        place, state = self._places[number], self._states[number]
+        try:
+            file = open_place(place)
+        except FileNotFoundError:
+            raise FileNotFoundError(f"{place} is gone. Put it back, or find the samples anew: {ANEW}") from None
+        if json.dumps(file.state) != state:
+            file.close()
+            raise ValueError(f"{place} has changed since its samples were found; find them anew: {ANEW}")
+        return file

@@ -1,0 +1,144 @@
+"""Where the samples of a pool lie: for each tar, the uids in it and the places of their bytes.
+
+Known once for a pool, it serves every subset of it: copying, and reading without copying.
+"""
+
+import io
+import json
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from dcexp.artifacts.base import Artifact
+from dcexp.artifacts.files import whole_file
+from dcexp.artifacts.place import State, exists, name_of, open_place
+from dcexp.artifacts.pool import Pool
+from dcexp.artifacts.samples import UnreadableSampleError, read_json, samples_of, uid_of
+from dcexp.artifacts.tar import TarReader
+from dcexp.artifacts.uid import Uids, uids_from_bytes
+
+TARS = "tars.json"
+Column = npt.NDArray[Any]
+_LARGEST_STATS = 1 << 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class Located:
+    """The readable samples of one tar as columns, in its order.
+
+    ``uids`` and ``ends`` have one entry per sample: sample i owns the members ``ends[i-1]:ends[i]``. ``offsets`` and
+    ``sizes`` (bytes) and ``suffixes`` (a position in ``names``) have one entry per member.
+    """
+
+    uids: Uids
+    ends: Column
+    offsets: Column
+    sizes: Column
+    suffixes: Column
+    names: Column
+
+    def save(self, path: Path) -> None:
+        with whole_file(path, durable=False) as file:
+            np.savez(file, allow_pickle=False, **{f.name: getattr(self, f.name) for f in fields(self)})
+
+    @classmethod
+    def load(cls, path: Path) -> "Located":
+        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as npz:
+            return cls(**{f.name: npz[f.name] for f in fields(cls)})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tar:
+    """What is known of one tar: its ``place``, readable ``samples``, ``corrupt`` ones, ``damage`` in words.
+
+    ``announced`` samples are said to be in it by the ``_stats.json`` beside it (-1: there is none). ``state`` tells
+    whether the tar has changed since.
+    """
+
+    place: str
+    samples: int
+    corrupt: int = 0
+    damage: str = ""
+    announced: int = -1
+    state: State
+
+    def entry(self) -> dict[str, Any]:
+        """What ``tars.json`` says of it. Where it lies is the pool's to say."""
+        return {name: value for name, value in vars(self).items() if name != "place"}
+
+    @property
+    def lacking(self) -> int:
+        """Samples that are announced, and not there at all."""
+        return max(self.announced - self.samples - self.corrupt, 0)
+
+
+class Locations(Artifact):
+    """``tars.json`` and, for tar number n, ``<n as 8 digits>.npz`` with the columns of :class:`Located`."""
+
+    kind = "locations"
+
+    def tars(self, pool: Pool) -> list[Tar]:
+        """All tars of the pool, in its order, where they are now."""
+        entries = json.loads((self.path / TARS).read_text())
+        return [Tar(place=place, **entry) for place, entry in zip(pool.shards, entries, strict=True)]
+
+    def located(self, number: int) -> Located:
+        return Located.load(located_file(self.path, number))
+
+
+def located_file(folder: Path, number: int) -> Path:
+    return folder / f"{number:08d}.npz"
+
+
+def locate(place: str, *, derived: bool) -> tuple[Tar, Located]:
+    """Find every sample of the tar at ``place``: reads its headers and the json of each sample."""
+    raw, ends, offsets, sizes, suffixes = bytearray(), [], [], [], []
+    names: dict[str, int] = {}
+    corrupt, damage, state = 0, "", State()
+    name = name_of(place)
+    try:
+        with TarReader(place) as reader:
+            for sample in samples_of(reader.walk()):
+                try:
+                    raw += uid_of(read_json(reader, sample), name, sample.key, derived=derived)
+                except UnreadableSampleError:
+                    corrupt += 1
+                    continue
+                for suffix, (offset, size) in sample.members.items():
+                    suffixes.append(names.setdefault(suffix, len(names)))
+                    offsets.append(offset)
+                    sizes.append(size)
+                ends.append(len(offsets))
+            damage, state = reader.damage, reader.state
+    except FileNotFoundError:
+        damage = "the file is gone"
+    located = Located(
+        uids=uids_from_bytes(bytes(raw)),
+        ends=np.array(ends, np.int64),
+        offsets=np.array(offsets, np.int64),
+        sizes=np.array(sizes, np.int64),
+        suffixes=np.array(suffixes, np.int32),
+        names=np.array(list(names) or [""]),
+    )
+    tar = Tar(place=place, samples=len(ends), corrupt=corrupt, damage=damage, announced=_announced(place), state=state)
+    if tar.lacking and not damage:
+        damage = f"{tar.samples + corrupt:,} samples, but its _stats.json says {tar.announced:,}"
+    return Tar(**{**vars(tar), "damage": damage}), located
+
+
+def _announced(place: str) -> int:
+    """How many samples img2dataset says it put into a tar; -1 where it does not say."""
+    stats = place.removesuffix(".tar") + "_stats.json"
+    if not exists(stats):
+        return -1
+    file = open_place(stats)
+    try:
+        count = json.loads(file.read(0, _LARGEST_STATS))["successes"]
+        return count if isinstance(count, int) and count >= 0 else -1
+    except (ValueError, KeyError, TypeError):
+        return -1
+    finally:
+        file.close()

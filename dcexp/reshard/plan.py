@@ -1,0 +1,111 @@
+"""Before anything is written: which samples of which tar are wanted, and what goes into which shard."""
+
+import io
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from dcexp.artifacts.files import whole_file
+from dcexp.artifacts.headers import LONGEST_NAME, blocks_of
+from dcexp.artifacts.locations import Located, located_file
+from dcexp.artifacts.lookup import find_in
+from dcexp.artifacts.plain import BLOCK
+from dcexp.artifacts.uid import DIGITS
+from dcexp.reshard.arrange import TOGETHER, arranged, cut
+
+Column = npt.NDArray[Any]
+_LONG_HEADER = 3 * BLOCK  # of a member with a long name
+_TAIL = len("-.") + 10  # what a name has beside uid and suffix, the number of a copy in ten digits
+
+
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """The wanted samples of one tar: its ``rows``, how often each is wanted, its first place in the subset, and the
+    bytes that a copy takes in a shard. One entry per sample each.
+    """
+
+    rows: Column
+    counts: Column
+    positions: Column
+    sizes: Column
+
+    def save(self, path: Path) -> None:
+        with whole_file(path, durable=False) as file:
+            np.savez(file, allow_pickle=False, **{f.name: getattr(self, f.name) for f in fields(self)})
+
+    @classmethod
+    def load(cls, path: Path) -> "Found":
+        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as npz:
+            return cls(**{f.name: npz[f.name] for f in fields(cls)})
+
+
+def found_file(plan: Path, number: int) -> Path:
+    return plan / f"found-{number:08d}.npz"
+
+
+def shard_file(plan: Path, number: int) -> Path:
+    return plan / f"shard-{number:08d}.npy"
+
+
+def find(plan: Path, subset: Path, locations: Path, number: int) -> None:
+    """Note which samples of tar ``number`` stand in the sorted file ``subset``, unless an earlier attempt has."""
+    if found_file(plan, number).is_file():
+        return
+    located = Located.load(located_file(locations, number))
+    positions, counts = find_in(np.load(subset, mmap_mode="r", allow_pickle=False), located.uids)
+    rows = np.flatnonzero(counts)
+    Found(
+        rows=rows.astype(np.int32),
+        counts=counts[rows],
+        positions=positions[rows],
+        sizes=_sizes(located)[rows],
+    ).save(found_file(plan, number))
+
+
+def _sizes(located: Located) -> Column:
+    """Bytes that each sample takes in a shard."""
+    lengths = np.array([len(str(name).encode("utf-8", "surrogateescape")) for name in located.names])
+    long_name = (DIGITS + _TAIL + lengths > LONGEST_NAME)[located.suffixes]
+    members = blocks_of(located.sizes) * BLOCK + np.where(long_name, _LONG_HEADER, BLOCK)
+    ends = np.concatenate([[0], np.cumsum(members)])
+    return np.diff(ends[np.concatenate([[0], located.ends])])
+
+
+def plan_shards(plan: Path, count: int, shard_size: int, shard_bytes: int, seed: int | None) -> list[int]:
+    """Note for every shard what goes into it, in rows of (tar, sample of it, which copy); returns their lengths.
+
+    ``count`` tars are read in the order of the pool; with a ``seed`` they and their samples are shuffled.
+    """
+    tars = range(count) if seed is None else np.random.default_rng(seed).permutation(count).tolist()
+    lengths = []
+    for number, rows in enumerate(cut(_parts(plan, tars, seed), shard_size, shard_bytes)):
+        lengths.append(len(rows))
+        with whole_file(shard_file(plan, number), durable=False) as file:
+            np.save(file, rows)
+    return lengths
+
+
+def _parts(plan: Path, tars: Sequence[int], seed: int | None) -> Iterator[tuple[Column, Column]]:
+    """The arranged copies of some tars at a time: rows as above, and their bytes."""
+    waiting: list[tuple[int, Found]] = []
+    copies = 0
+    for place, tar in enumerate(tars):
+        found = Found.load(found_file(plan, tar))
+        waiting.append((tar, found))
+        copies += int(found.counts.sum())
+        if copies >= TOGETHER or place == len(tars) - 1:
+            yield _together(waiting, None if seed is None else seed + place)
+            waiting, copies = [], 0
+
+
+def _together(waiting: Sequence[tuple[int, Found]], seed: int | None) -> tuple[Column, Column]:
+    tar = np.concatenate([np.full(len(found.rows), number, np.int32) for number, found in waiting])
+    rows, counts, sizes = (
+        np.concatenate([getattr(found, name) for _, found in waiting]) for name in ("rows", "counts", "sizes")
+    )
+    sample, copy = arranged(counts, seed)
+    return np.stack([tar[sample], rows[sample], copy.astype(np.int32)], axis=1), sizes[sample]

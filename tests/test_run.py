@@ -133,7 +133,7 @@ def killed_then_finished(folder: Path, kind: str, nth: int, words: str) -> None:
 
 def digests(folder: Path, kind: str) -> dict[str, str]:
     files = json.loads(only(folder, f"outputs/store/{kind}/*/manifest.json").read_text())["files"]
-    return {name: entry["sha256"] for name, entry in files.items() if name != "metrics.jsonl"}
+    return {name: entry for name, entry in files.items() if name != "metrics.jsonl"}
 
 
 SMALL = "filter=clip_score tracker=none source.size=1500 engine.workers=1 until=shards"

@@ -3,7 +3,7 @@
 import io
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -48,6 +48,17 @@ class Entries:
     def starts(self) -> Column:
         """The first member of each sample."""
         return np.concatenate([[0], self.ends[:-1]])
+
+    def part(self, first: int, last: int) -> "Entries":
+        """The samples from ``first`` to ``last`` (exclusive)."""
+        start = int(self.ends[first - 1]) if first else 0
+        samples, members = slice(first, last), slice(start, int(self.ends[last - 1]) if last else 0)
+        return replace(
+            self,
+            **{name: getattr(self, name)[samples] for name in ("tars", "uids", "copies")},
+            **{name: getattr(self, name)[members] for name in ("offsets", "sizes", "suffixes")},
+            ends=self.ends[samples] - start,
+        )
 
     def save(self, path: Path) -> None:
         with whole_file(path) as file:

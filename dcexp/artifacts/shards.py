@@ -14,6 +14,7 @@ INDEX_NAME = "{:08d}.npz"
 STATS_NAME = "{:08d}_stats.json"
 ACCOUNT = "tars.json"
 MISSING = "missing.parquet"
+FILES = "files.json"  # size and digest of tars that are elsewhere
 
 
 class Shards(Artifact):

@@ -1,7 +1,7 @@
 """A shard as upstream's resharder would write it: raw bytes out of the tars of the pool, under new names."""
 
 import tarfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import IO
 
 import numpy as np
@@ -37,28 +37,35 @@ class _Output:
         return {"bytes": self.size, self._kind: self._digest.hexdigest()}
 
 
-def write_tarball(place: str, entries: Entries) -> dict[str, int | str]:
-    """Write the samples as ``<uid>-<copy>.<suffix>``, members by suffix, to the tar at ``place``.
+def write_tarball(place: str, parts: Iterable[tuple[Entries, Mapping[int, bytes]]]) -> dict[str, int | str]:
+    """Write the samples of some parts as ``<uid>-<copy>.<suffix>``, members by suffix, to the tar at ``place``.
 
-    The bytes depend on names and contents alone: no times, no owners. Returns size and digest of the file.
+    Members that stand in the mapping (by position) have that content, the others what is in the tar they lie in. The
+    bytes depend on names and contents alone: no times, no owners. Returns size and digest of the file.
     """
-    layout = _Layout(entries)
-    with whole_place(place) as file, Tars(entries) as tars:
-        output, buffer = _Output(file, place), np.empty((min(max(CHUNK, layout.largest), _LARGE), BLOCK), np.uint8)
-        for first, last in layout.chunks():
-            if layout.ends[last - 1] - layout.begin(first) > len(buffer):
-                layout.stream(first, tars, output, buffer)
-            else:
-                output.write(layout.filled(first, last, tars, buffer))
+    with whole_place(place) as file:
+        output = _Output(file, place)
+        for entries, contents in parts:
+            with Tars(entries) as tars:
+                _write_part(output, _Layout(entries, contents), tars)
         output.write(bytes(2 * BLOCK + -(output.size + 2 * BLOCK) % tarfile.RECORDSIZE))
     return output.entry
+
+
+def _write_part(output: _Output, layout: "_Layout", tars: Tars) -> None:
+    buffer = np.empty((min(max(CHUNK, layout.largest), _LARGE), BLOCK), np.uint8)
+    for first, last in layout.chunks():
+        if layout.ends[last - 1] - layout.begin(first) > len(buffer):
+            layout.stream(first, tars, output, buffer)
+        else:
+            output.write(layout.filled(first, last, tars, buffer))
 
 
 class _Layout:
     """Where everything goes: every member has its header, then its content, both in whole blocks of the tar."""
 
-    def __init__(self, entries: Entries) -> None:
-        self._entries = entries
+    def __init__(self, entries: Entries, contents: Mapping[int, bytes]) -> None:
+        self._entries, self._contents = entries, contents
         counts = entries.ends - entries.starts
         of = np.repeat(np.arange(len(entries)), counts)
         self._order = np.lexsort((entries.suffixes, of))  # members by suffix within each sample, as webdataset writes
@@ -112,12 +119,15 @@ class _Layout:
         views = [
             memory[start:stop] for start, stop in zip(to.tolist(), (to + entries.sizes[mine]).tolist(), strict=True)
         ]
-        pieces = list(zip(entries.offsets[mine].tolist(), views, strict=True))
+        pieces: list[Piece | None] = list(zip(entries.offsets[mine].tolist(), views, strict=True))
+        for i in self._contents.keys() & set(range(mine.start, mine.stop)) if self._contents else ():
+            views[i - base][:] = self._contents[i]
+            pieces[i - base] = None
         start = 0
         for tar, stop in zip(
             entries.tars[first:last].tolist(), (entries.ends[first:last] - base).tolist(), strict=True
         ):
-            yield tar, pieces[start:stop]
+            yield tar, [piece for piece in pieces[start:stop] if piece]
             start = stop
 
     def stream(self, sample: int, tars: Tars, output: _Output, buffer: Bytes) -> None:
@@ -132,7 +142,9 @@ class _Layout:
                 if odd
                 else headers(self._names[i : i + 1, :LONGEST_NAME], entries.sizes[i : i + 1]).tobytes()
             )
-            for start in range(0, size, len(memory)):
+            if i in self._contents:
+                output.write(self._contents[i])
+            for start in range(0, 0 if i in self._contents else size, len(memory)):
                 piece = memory[: min(len(memory), size - start)]
                 if file.fill(piece, offset + start) < len(piece):
                     raise OSError(f"{file.place} has become shorter while it was read")

@@ -74,20 +74,34 @@ class Reshard(Stage):
                 f"{subset.path / SUBSET} holds no uids, so there is nothing to train on; choose another filter"
             )
         plan.mkdir(exist_ok=True)
-        ledger = _account(plan, engine, Inputs(pool, subset, locations))
+        inputs = Inputs(pool, subset, locations)
+        self.prepare(out, engine, inputs)
+        ledger = _account(plan, engine, inputs)
         missing = report_missing(out, ledger, str(pool.root), self.max_missing)
         seed = self.seed if self.shuffle else None
         lengths = plan_shards(plan, len(ledger.tars), self.shard_size, self.shard_bytes, seed)
-        made = watched(self.shards(out, engine, len(lengths), Inputs(pool, subset, locations)), sum(lengths))
+        made = watched(self.shards(out, engine, len(lengths), inputs), sum(lengths))
         shutil.copyfile(subset.path / SUBSET, out / SAMPLE_IDS)
         ledger.save(out / ACCOUNT)
-        facts = _write_side_files(out, self, made, ledger)
+        facts = _write_side_files(out, self, made, ledger, self.folder(inputs))
+        self.publish(out, made, inputs)
         shutil.rmtree(plan)
-        return Summary(counts=ledger.counts(missing), facts=facts, files={shard.name: shard.file for shard in made})
+        counts = ledger.counts(missing, lost=sum(shard.lost for shard in made))
+        return Summary(counts=counts, facts=facts, files={shard.name: shard.file for shard in made})
+
+    def prepare(self, out: Path, engine: Engine, inputs: Inputs) -> None:
+        """What has to be known, beside what is wanted, before anything is written."""
 
     def shards(self, out: Path, engine: Engine, count: int, inputs: Inputs) -> Iterator[Made]:
         """Make the ``count`` shards that are planned, in order."""
         raise NotImplementedError
+
+    def folder(self, inputs: Inputs) -> str:
+        """Where the shards are, if not in the artifact."""
+        return ""
+
+    def publish(self, out: Path, made: list[Made], inputs: Inputs) -> None:
+        """What is still to do when all files are in ``out``."""
 
     @property
     def meta(self) -> dict[str, object]:
@@ -104,16 +118,18 @@ def _account(plan: Path, engine: Engine, inputs: Inputs) -> Ledger:
     return ledger
 
 
-def _write_side_files(out: Path, stage: Reshard, made: Sequence[Made], ledger: Ledger) -> dict[str, object]:
+def _write_side_files(
+    out: Path, stage: Reshard, made: Sequence[Made], ledger: Ledger, folder: str
+) -> dict[str, object]:
     """Write ``sizes.json`` and ``meta.json`` (upstream's names for its counts); return the facts."""
     write_json(out / SIZES, {shard.name: shard.samples for shard in made})
     counts = {
         "processed_count": sum(tar.samples for tar, _ in ledger.tars),
         "output_count": sum(shard.samples for shard in made),
         "output_shard_count": len(made),
-        "blur_count": sum(shard.blurred for shard in made),
+        "blur_count": sum(shard.faces for shard in made),
     }
-    formats = {"shard_size": stage.shard_size, "output_shard_stats_format": STATS_NAME}
+    formats = {"output_dir": folder, "shard_size": stage.shard_size, "output_shard_stats_format": STATS_NAME}
     write_json(out / META, {**formats, **stage.meta, **counts})
     return {
         "wanted": len(ledger.wanted),
@@ -122,7 +138,7 @@ def _write_side_files(out: Path, stage: Reshard, made: Sequence[Made], ledger: L
         "duplicates": ledger.duplicates,
         "shards": len(made),
         "bytes": sum(int(shard.file["bytes"]) for shard in made),
-        "blurred": counts["blur_count"],
+        "faces": counts["blur_count"],
         "damaged": len(ledger.damaged),
         "damaged_tars": dict(list(ledger.damaged.items())[:20]),
     }

@@ -63,12 +63,16 @@ class Ledger:
             new[0] = start == 0 or block[0] != self.wanted[start - 1]
             yield block, new, self._found[start : start + _BLOCK] == 1
 
-    def counts(self, missing: int) -> Counts:
-        """Samples in the tars, and wanted uids that are in none."""
+    def counts(self, missing: int, lost: int = 0) -> Counts:
+        """Samples in the tars, and wanted uids that are in none; ``lost`` ones turned out to be unreadable."""
         seen = sum(tar.samples for tar, _ in self.tars)
         corrupt = sum(_corrupt(tar) for tar, _ in self.tars)
         return Counts(
-            total=seen + corrupt + missing, kept=self.kept, dropped=seen - self.kept, missing=missing, corrupt=corrupt
+            total=seen + corrupt + missing,
+            kept=self.kept - lost,
+            dropped=seen - self.kept,
+            missing=missing,
+            corrupt=corrupt + lost,
         )
 
     def save(self, path: Path) -> None:

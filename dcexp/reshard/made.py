@@ -18,12 +18,16 @@ PLAN = "plan"  # a folder for what is found and decided before anything is writt
 
 
 class Made(NamedTuple):
-    """One finished shard: its file name, its samples, and size and digest of the file; ``blurred`` images in it."""
+    """One finished shard: its file name, its samples, and size and digest of the file.
+
+    ``faces`` samples have faces that were seen to; ``lost`` ones have faces that could not be, and are left out.
+    """
 
     name: str
     samples: int
     file: dict[str, int | str]
-    blurred: int = 0
+    faces: int = 0
+    lost: int = 0
 
 
 def planned(out: Path, pool: Path, locations: Path, number: int) -> Entries:

@@ -10,7 +10,7 @@ log = logging.getLogger(__name__)
 
 
 def watched(shards: Iterator[Made], samples: int) -> list[Made]:
-    """All ``shards``, of so many ``samples`` together. A terminal shows how fast they come; the log says it at the end."""
+    """All ``shards``, of so many ``samples``. A terminal shows how fast they come; the log says it at the end."""
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 

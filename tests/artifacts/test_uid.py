@@ -8,11 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dcexp.artifacts.lookup import count_in, find_in
 from dcexp.artifacts.uid import (
     UID,
-    count_in,
     count_short,
-    find_in,
     firsts,
     format_uid,
     is_sorted,

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tarfile
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -81,27 +82,32 @@ def test_the_side_files_are_upstreams(root, uids, tmp_path):
     shards, summary = resharded(root, uids[:5], tmp_path / "out")
     assert sorted(files_in(shards.path)) == [
         "00000000.tar", "00000000_stats.json", "00000001.tar", "00000001_stats.json",
-        "meta.json", "sample_ids.npy", "sizes.json",
+        "meta.json", "sample_ids.npy", "sizes.json", "tars.json",
     ]  # fmt: skip
     assert json.loads((shards.path / "00000001_stats.json").read_text()) == {"successes": 1}
     meta = json.loads((shards.path / "meta.json").read_text())
     assert (meta["processed_count"], meta["output_count"], meta["output_shard_count"]) == (12, 5, 2)
     ids = np.load(shards.path / "sample_ids.npy", allow_pickle=False)
-    assert ids.dtype == np.dtype("u8,u8") and [format_uid(uid) for uid in ids] == uids[:5]
+    assert ids.dtype == np.dtype("u8,u8") and [format_uid(uid) for uid in ids] == sorted(uids[:5])
     facts = {name: summary.facts[name] for name in ("wanted", "written", "shards", "duplicates", "damaged")}
     assert facts == {"wanted": 5, "written": 5, "shards": 2, "duplicates": 0, "damaged": 0}
     assert summary.facts["bytes"] == sum(Path(tar).stat().st_size for tar in shards.places)
 
 
-def test_repeats_are_numbered_and_may_span_shards(root, uids, tmp_path):
-    shards, summary = resharded(root, [uids[1]] * 6 + [uids[4], uids[9], uids[9]], tmp_path / "out")
-    keys = [f"{uids[1]}-{j}" for j in range(6)] + [f"{uids[4]}-0", f"{uids[9]}-0", f"{uids[9]}-1"]
+def test_repeats_are_numbered_spread_and_may_span_shards(root, uids, tmp_path):
+    wanted = [uids[1]] * 4 + [uids[4], uids[9], uids[9]]
+    shards, summary = resharded(root, wanted, tmp_path / "out")
     found = read(shards.places)
-    assert [s["__key__"] for s in found] == keys and list(shards.sizes.values()) == [4, 4, 1]
-    assert len({s["jpg"] for s in found[:6]}) == 1
-    assert (summary.counts.kept, summary.facts["written"], summary.facts["wanted_distinct"]) == (3, 9, 3)
+    assert sorted(s["__key__"] for s in found) == sorted(
+        [f"{uids[1]}-{j}" for j in range(4)] + [f"{uids[4]}-0", f"{uids[9]}-0", f"{uids[9]}-1"]
+    )
+    in_order = [s["__key__"][:32] for s in found]
+    assert all(one != other for one, other in pairwise(in_order))
+    assert list(shards.sizes.values()) == [4, 3]
+    assert len({s["jpg"] for s in found if s["__key__"].startswith(uids[1])}) == 1
+    assert (summary.counts.kept, summary.facts["written"], summary.facts["wanted_distinct"]) == (3, 7, 3)
     ids = np.load(shards.path / "sample_ids.npy", allow_pickle=False)
-    assert [format_uid(uid) for uid in ids] == [key[:32] for key in keys]
+    assert [format_uid(uid) for uid in ids] == sorted(wanted)
 
 
 def test_workers_and_runs_do_not_change_a_byte(root, uids, tmp_path):
@@ -174,8 +180,9 @@ def test_other_damage_is_reported(root, uids, tmp_path, damage):
     else:
         tar.write_bytes(content.rstrip(b"\0")[:-1] + bytes(-len(content.rstrip(b"\0")[:-1]) % 512))
     (tmp_path / "out").mkdir()
-    stage = Copy(max_missing=0.5)
-    summary = stage.run(tmp_path / "out", ONE, pool=pool, subset=subset_of(tmp_path / "subset", uids))
+    locations = located(pool, tmp_path / "locations")
+    subset = subset_of(tmp_path / "subset", uids)
+    summary = Copy(max_missing=0.5).run(tmp_path / "out", ONE, pool=pool, subset=subset, locations=locations)
     assert damage in summary.facts["damaged_tars"]["00000001.tar"] and summary.counts.corrupt == 1
     assert summary.counts.missing == (0 if damage == "no end marker" else 5)
 
@@ -199,9 +206,9 @@ def test_too_much_missing_is_refused_with_both_remedies(root, uids, tmp_path):
 
 
 def test_a_subset_of_another_pool_and_an_empty_one_are_refused(root, tmp_path):
-    with pytest.raises(ValueError, match=r"nothing to copy: .*Do they belong to the same pool"):
+    with pytest.raises(ValueError, match=r"nothing to train on: .*Do they belong to the same pool"):
         resharded(root, hex_uids(3, seed=66), tmp_path / "out", Copy(max_missing=1.0))
-    with pytest.raises(ValueError, match="holds no uids, so there is nothing to copy"):
+    with pytest.raises(ValueError, match="holds no uids, so there is nothing to train on"):
         resharded(root, [], tmp_path / "out")
 
 
@@ -211,9 +218,11 @@ def test_a_pool_without_shards_is_refused(tmp_path):
         resharded(tmp_path / "p", hex_uids(3), tmp_path / "out")
 
 
-@pytest.mark.parametrize("fields", [{"shard_size": 0}, {"max_missing": 1.5}, {"max_missing": -0.1}])
+@pytest.mark.parametrize(
+    "fields", [{"shard_size": 0}, {"shard_bytes": 0}, {"seed": -1}, {"max_missing": 1.5}, {"max_missing": -0.1}]
+)
 def test_settings_out_of_range_are_refused(fields):
-    with pytest.raises(ValueError, match="wanted a shard_size of 1 or more and a max_missing from 0 to 1"):
+    with pytest.raises(ValueError, match=r"wanted a shard_size and shard_bytes of 1 or more, .*from 0 to 1"):
         Copy(**fields)
 
 
@@ -232,13 +241,13 @@ class Dying(Local):
 
     def map(self, fn, items, what=""):
         for i, item in enumerate(items):
-            if what == "write shards" and i == self.items:
+            if not what and i == self.items:  # the writing, which has a progress bar of its own
                 os.kill(os.getpid(), signal.SIGKILL)
             yield fn(item)
 
 
 def run_and_be_killed(root, wanted, out, shard_size="4"):
-    code = "import sys; from tests.test_reshard import *; r, o, s, *u = sys.argv[1:]; "
+    code = "import sys; from tests.reshard.test_copy import *; r, o, s, *u = sys.argv[1:]; "
     code += "resharded(Path(r), u, Path(o), Copy(shard_size=int(s)), Dying(workers=1, items=2))"
     done = subprocess.run([sys.executable, "-c", code, root, out, shard_size, *wanted], check=False, cwd=Path.cwd())
     assert done.returncode == -signal.SIGKILL
@@ -253,9 +262,3 @@ def test_after_a_kill_finished_shards_are_kept_and_the_rest_is_the_same(root, ui
     assert {name: (again.path / name).stat().st_ino for name in left} == left
     (again.path / "00000002.tar.1.tmp").unlink()
     assert files_in(again.path) == files_in(resharded(root, uids, tmp_path / "whole")[0].path)
-
-
-def test_what_another_plan_left_is_never_mixed_in(root, uids, tmp_path):
-    run_and_be_killed(root, uids, tmp_path / "out", shard_size="3")
-    again, _ = resharded(root, uids[3:], tmp_path / "out")
-    assert files_in(again.path) == files_in(resharded(root, uids[3:], tmp_path / "whole")[0].path)

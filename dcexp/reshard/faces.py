@@ -1,0 +1,79 @@
+"""Faces in the images of a subset: where the metadata say they are."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from dcexp.artifacts.files import whole_file
+from dcexp.artifacts.lookup import count_in
+from dcexp.artifacts.pool import DamagedError, Part, Pool
+from dcexp.artifacts.uid import UID, Uids
+from dcexp.engines.base import Engine
+
+COLUMN = "face_bboxes"
+_FILES = ("uids", "ends", "boxes")
+
+
+@dataclass(frozen=True)
+class Faces:
+    """Boxes by uid: those of ``uids[i]``, sorted, are ``boxes[ends[i-1]:ends[i]]``, shape (n, 4), corners 0 to 1."""
+
+    uids: Uids
+    ends: npt.NDArray[np.int64]
+    boxes: npt.NDArray[np.float64]
+
+    @classmethod
+    def load(cls, folder: Path) -> "Faces":
+        return cls(*(np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False) for name in _FILES))
+
+    def save(self, folder: Path) -> None:
+        for name in _FILES:
+            with whole_file(folder / f"{name}.npy", durable=False) as file:
+                np.save(file, getattr(self, name))
+
+    def of(self, position: int) -> list[list[float]]:
+        start = int(self.ends[position - 1]) if position else 0
+        boxes: list[list[float]] = self.boxes[start : self.ends[position]].tolist()
+        return boxes
+
+
+def collect_faces(folder: Path, engine: Engine, pool: Pool, subset: Path) -> None:
+    """Write the boxes of all images of the subset that have any into ``folder``.
+
+    Raises ValueError for a pool whose metadata say nothing of faces, or say it in another form.
+    """
+    if COLUMN not in pool.columns:
+        raise ValueError(
+            f"reshard.blur needs the column {COLUMN}, which the metadata of this pool do not have; they have: "
+            f"{', '.join(pool.columns)}. Leave it out: reshard.blur=none"
+        )
+    found = list(engine.map(partial(_faces_in, subset, pool.skip_corrupt), list(pool.parts), what="look for faces"))
+    uids, counts, boxes = (np.concatenate(column) for column in zip(*found, strict=True))
+    order = np.lexsort((uids["f1"], uids["f0"]))
+    starts = np.cumsum(counts) - counts
+    members = np.concatenate([np.arange(starts[i], starts[i] + counts[i]) for i in order] or [np.empty(0, np.int64)])
+    Faces(uids[order], np.cumsum(counts[order]), boxes[members]).save(folder)
+
+
+def _faces_in(subset: Path, skip_corrupt: bool, part: Part) -> tuple[Uids, Any, Any]:
+    """Uids, numbers of boxes, and boxes of one part of the pool."""
+    try:
+        table = part.table(["uid", COLUMN])
+    except DamagedError:
+        if not skip_corrupt:
+            raise
+        return np.empty(0, UID), np.empty(0, np.int64), np.empty((0, 4))
+    uids = part.uids_in(table)
+    wanted = np.flatnonzero(count_in(np.load(subset, mmap_mode="r", allow_pickle=False), uids))
+    lists = table[COLUMN].take(wanted).to_pylist()
+    with_faces = [i for i, boxes in enumerate(lists) if boxes]
+    flat = [box for i in with_faces for box in lists[i]]
+    if any(not isinstance(box, Sequence) or len(box) != 4 or None in box for box in flat):
+        raise ValueError(f"{part.parquet}: {COLUMN} holds boxes that are not four numbers: x_min, y_min, x_max, y_max")
+    counts = np.array([len(lists[i]) for i in with_faces], np.int64)
+    return uids[wanted[with_faces]], counts, np.array(flat, np.float64).reshape(-1, 4)

@@ -2,9 +2,10 @@
 
 import json
 from functools import cached_property
+from pathlib import Path
 
 from dcexp.artifacts.base import Artifact
-from dcexp.artifacts.place import below
+from dcexp.artifacts.place import below, is_url, name_of
 
 SIZES = "sizes.json"
 SAMPLE_IDS = "sample_ids.npy"
@@ -14,7 +15,7 @@ INDEX_NAME = "{:08d}.npz"
 STATS_NAME = "{:08d}_stats.json"
 ACCOUNT = "tars.json"
 MISSING = "missing.parquet"
-FILES = "files.json"  # size and digest of tars that are elsewhere
+FILES = "files.json"
 
 
 class Shards(Artifact):
@@ -22,7 +23,7 @@ class Shards(Artifact):
 
     Copied: ``00000000.tar`` …, here or in an object store. Indexed: ``00000000.npz`` … (:class:`Entries`), which say
     where the bytes lie in the tars of the pool. ``sample_ids.npy`` is the subset, ``missing.parquet`` what of it no
-    tar holds, ``tars.json`` the account of every tar of the pool.
+    tar holds, ``tars.json`` the account of every tar of the pool, ``files.json`` size and digest of every shard.
     """
 
     kind = "shards"
@@ -38,6 +39,18 @@ class Shards(Artifact):
         """Where the shards are, in order: paths, or URLs."""
         folder = json.loads((self.path / META).read_text()).get("output_dir") or str(self.path.resolve())
         return [below(folder, name) for name in self.sizes]
+
+    def check(self) -> None:
+        """Raise ValueError when a shard on this machine is not as long as it was written.
+
+        Shards need not be on disk when they are finished, so what a crash of the machine loses is noticed here.
+        """
+        files = json.loads((self.path / FILES).read_text())
+        for place in self.places:
+            wanted = files[name_of(place)]["bytes"]
+            found = wanted if is_url(place) else Path(place).stat().st_size if Path(place).is_file() else 0
+            if found != wanted:
+                raise ValueError(f"{place} has {found:,} bytes, {wanted:,} were written. Make it anew: rebuild=shards")
 
     @property
     def samples(self) -> int:

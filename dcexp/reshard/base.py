@@ -11,7 +11,7 @@ from dcexp.artifacts.base import Summary
 from dcexp.artifacts.files import write_json
 from dcexp.artifacts.locations import Locations
 from dcexp.artifacts.pool import Pool
-from dcexp.artifacts.shards import ACCOUNT, META, SAMPLE_IDS, SIZES, STATS_NAME, Shards
+from dcexp.artifacts.shards import ACCOUNT, FILES, META, SAMPLE_IDS, SIZES, STATS_NAME, Shards
 from dcexp.artifacts.subset import SUBSET, Subset
 from dcexp.engines.base import Engine
 from dcexp.reshard.ledger import Ledger, report_missing
@@ -84,7 +84,7 @@ class Reshard(Stage):
         shutil.copyfile(subset.path / SUBSET, out / SAMPLE_IDS)
         ledger.save(out / ACCOUNT)
         facts = _write_side_files(out, self, made, ledger, self.folder(inputs))
-        self.publish(out, made, inputs)
+        self.publish(out, inputs)
         shutil.rmtree(plan)
         counts = ledger.counts(missing, lost=sum(shard.lost for shard in made))
         return Summary(counts=counts, facts=facts, files={shard.name: shard.file for shard in made})
@@ -100,7 +100,7 @@ class Reshard(Stage):
         """Where the shards are, if not in the artifact."""
         return ""
 
-    def publish(self, out: Path, made: list[Made], inputs: Inputs) -> None:
+    def publish(self, out: Path, inputs: Inputs) -> None:
         """What is still to do when all files are in ``out``."""
 
     @property
@@ -121,8 +121,9 @@ def _account(plan: Path, engine: Engine, inputs: Inputs) -> Ledger:
 def _write_side_files(
     out: Path, stage: Reshard, made: Sequence[Made], ledger: Ledger, folder: str
 ) -> dict[str, object]:
-    """Write ``sizes.json`` and ``meta.json`` (upstream's names for its counts); return the facts."""
+    """Write ``sizes.json``, ``files.json`` and ``meta.json`` (upstream's names for its counts); return the facts."""
     write_json(out / SIZES, {shard.name: shard.samples for shard in made})
+    write_json(out / FILES, {shard.name: shard.file for shard in made})
     counts = {
         "processed_count": sum(tar.samples for tar, _ in ledger.tars),
         "output_count": sum(shard.samples for shard in made),

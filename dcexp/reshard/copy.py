@@ -10,10 +10,10 @@ from functools import partial
 from pathlib import Path
 
 from dcexp.artifacts.entries import Entries
-from dcexp.artifacts.files import content_digest, write_json
+from dcexp.artifacts.files import content_digest
 from dcexp.artifacts.locations import TARS
 from dcexp.artifacts.place import absolute, below, exists, is_url, whole_place
-from dcexp.artifacts.shards import FILES, TAR_NAME
+from dcexp.artifacts.shards import TAR_NAME
 from dcexp.artifacts.subset import SUBSET
 from dcexp.artifacts.tarball import write_tarball
 from dcexp.engines.base import Engine
@@ -58,12 +58,11 @@ class Copy(Reshard):
         digest = hashlib.sha256(json.dumps([definition(self), *sources]).encode()).hexdigest()
         return below(absolute(self.to), digest[:12])
 
-    def publish(self, out: Path, made: list[Made], inputs: Inputs) -> None:
+    def publish(self, out: Path, inputs: Inputs) -> None:
         """See :meth:`Reshard.publish`: the side files stand beside the tars too."""
         folder = self.folder(inputs)
         if not folder:
             return
-        write_json(out / FILES, {shard.name: shard.file for shard in made})
         if not is_url(folder):
             Path(folder).mkdir(parents=True, exist_ok=True)
         for path in sorted(path for path in out.iterdir() if path.is_file()):

@@ -78,6 +78,7 @@ class Train(Stage):
         scale.check()
         if not shards.samples:
             raise ValueError(f"nothing to train on: {shards.path} holds no samples")
+        shards.check()
         sizes = dict(zip(shards.places, shards.sizes.values(), strict=True))
         engine.gang(fit, Job(out=out.resolve(), shards=sizes, scale=scale, seed=seed, **asdict(self)))
         return _summary(out, shards, scale)

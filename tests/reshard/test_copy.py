@@ -82,7 +82,7 @@ def test_the_side_files_are_upstreams(root, uids, tmp_path):
     shards, summary = resharded(root, uids[:5], tmp_path / "out")
     assert sorted(files_in(shards.path)) == [
         "00000000.tar", "00000000_stats.json", "00000001.tar", "00000001_stats.json",
-        "meta.json", "sample_ids.npy", "sizes.json", "tars.json",
+        "files.json", "meta.json", "sample_ids.npy", "sizes.json", "tars.json",
     ]  # fmt: skip
     assert json.loads((shards.path / "00000001_stats.json").read_text()) == {"successes": 1}
     meta = json.loads((shards.path / "meta.json").read_text())

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from dcexp.artifacts.shards import META, SIZES, Shards
+from dcexp.artifacts.shards import FILES, META, SIZES, Shards
 from dcexp.engines.local import Local
 from dcexp.scale import PUBLISHED, Scale, locked
 
@@ -53,6 +53,7 @@ def write_shards(folder: Path, samples: list[dict[str, bytes]], per_shard: int =
                     tar.addfile(member, io.BytesIO(content))
     (folder / SIZES).write_text(json.dumps(sizes))
     (folder / META).write_text("{}")
+    (folder / FILES).write_text(json.dumps({name: {"bytes": (folder / name).stat().st_size} for name in sizes}))
     return Shards(folder)
 
 

@@ -42,6 +42,33 @@ def write_tar(path, samples, format=tarfile.PAX_FORMAT, mtime=1.5):
     return path
 
 
+def member(name, content=b"", kind=tarfile.REGTYPE, format=tarfile.PAX_FORMAT, mtime=0, told=None, **pax):
+    """One member of a tar, as bytes: its headers, then its content in whole blocks.
+
+    ``pax`` records have the last word over the name and the size (``told``, where it is given) in the plain header.
+    """
+    info = tarfile.TarInfo(name)
+    info.type, info.linkname, info.mtime = kind, "target" if kind in b"12" else "", mtime
+    info.size, info.pax_headers = len(content) if told is None else told, pax
+    try:
+        head = info.tobuf(format, "utf-8", "surrogateescape")
+    except ValueError:  # a name that ustar cannot hold
+        head = info.tobuf(tarfile.GNU_FORMAT, "utf-8", "surrogateescape")
+    return head + content + bytes(-len(content) % tarfile.BLOCKSIZE)
+
+
+def archive(*members):
+    """A tar of such ``members``, as bytes, with its end marker."""
+    content = b"".join(members) + bytes(2 * tarfile.BLOCKSIZE)
+    return content + bytes(-len(content) % tarfile.RECORDSIZE)
+
+
+def resummed(head):
+    """A header block that was changed, with the checksum it has now."""
+    total = sum(head[:148]) + 8 * ord(" ") + sum(head[156:])
+    return head[:148] + b"%06o\0 " % total + head[156:]
+
+
 def write_parquet(path, uids, **columns):
     """Write one metadata file; scores and texts are made up where they are not given."""
     rng = np.random.default_rng(len(uids))

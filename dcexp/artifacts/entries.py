@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dcexp.artifacts.files import whole_file
-from dcexp.artifacts.locations import Located, Tar
+from dcexp.artifacts.locations import Located, Tar, columns_of
 from dcexp.artifacts.place import RangeReader, open_place
 from dcexp.artifacts.uid import Uids
 
@@ -39,7 +39,7 @@ class Entries:
     offsets: Column
     sizes: Column
     suffixes: Column
-    names: Column
+    names: list[str]
 
     def __len__(self) -> int:
         return len(self.tars)
@@ -62,17 +62,18 @@ class Entries:
 
     def save(self, path: Path) -> None:
         with whole_file(path) as file:
-            np.savez(file, allow_pickle=False, **{f.name: getattr(self, f.name) for f in fields(self)})
+            np.savez(file, allow_pickle=False, **columns_of(self))
 
     @classmethod
     def load(cls, path: Path) -> "Entries":
         with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as npz:
-            return cls(**{f.name: npz[f.name] for f in fields(cls)})
+            return cls(**{f.name: npz[f.name] for f in fields(cls)} | {"names": json.loads(str(npz["names"]))})
 
 
 def entries_of(tars: Sequence[Tar], located: Sequence[Located], rows: Column) -> Entries:
     """The samples that ``rows`` name, shape (n, 3): a position in ``tars``, a sample of that tar, which copy."""
-    names = sorted({str(name) for one in located for name in one.names})
+    names = sorted({name for one in located for name in one.names})
+    numbers = {name: number for number, name in enumerate(names)}
     order = np.argsort(rows[:, 0], kind="stable")
     edges = np.searchsorted(rows[order, 0], np.arange(len(located) + 1))
     parts = []
@@ -80,7 +81,7 @@ def entries_of(tars: Sequence[Tar], located: Sequence[Located], rows: Column) ->
         mine = rows[order[first:last], 1]
         counts = one.ends[mine] - np.where(mine > 0, one.ends[mine - 1], 0)
         members = _ranges(one.ends[mine] - counts, counts)
-        suffixes = np.array([names.index(str(name)) for name in one.names], np.int32)[one.suffixes[members]]
+        suffixes = np.array([numbers[name] for name in one.names], np.int32)[one.suffixes[members]]
         parts.append((one.uids[mine], counts, one.offsets[members], one.sizes[members], suffixes))
     uids, counts, offsets, sizes, suffixes = (np.concatenate(column) for column in zip(*parts, strict=True))
     back = np.empty(len(order), np.int64)
@@ -97,7 +98,7 @@ def entries_of(tars: Sequence[Tar], located: Sequence[Located], rows: Column) ->
         offsets=offsets[members],
         sizes=sizes[members],
         suffixes=suffixes[members],
-        names=np.array(names),
+        names=names,
     )
 
 

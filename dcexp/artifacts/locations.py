@@ -5,7 +5,7 @@ Known once for a pool, it serves every subset of it: copying, and reading withou
 
 import io
 import json
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from dcexp.artifacts.base import Artifact
 from dcexp.artifacts.files import whole_file
 from dcexp.artifacts.place import State, exists, name_of, open_place
 from dcexp.artifacts.pool import Pool
-from dcexp.artifacts.samples import UnreadableSampleError, read_json, samples_of, uid_of
+from dcexp.artifacts.samples import Batch, Suffixes, batches_of, uids_in
 from dcexp.artifacts.tar import TarReader
 from dcexp.artifacts.uid import Uids, uids_from_bytes
 
@@ -38,16 +38,22 @@ class Located:
     offsets: Column
     sizes: Column
     suffixes: Column
-    names: Column
+    names: list[str]
 
     def save(self, path: Path) -> None:
         with whole_file(path, durable=False) as file:
-            np.savez(file, allow_pickle=False, **{f.name: getattr(self, f.name) for f in fields(self)})
+            np.savez(file, allow_pickle=False, **columns_of(self))
 
     @classmethod
     def load(cls, path: Path) -> "Located":
         with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as npz:
-            return cls(**{f.name: npz[f.name] for f in fields(cls)})
+            return cls(**{f.name: npz[f.name] for f in fields(cls)} | {"names": json.loads(str(npz["names"]))})
+
+
+def columns_of(thing: Any) -> dict[str, Any]:
+    """The fields of a dataclass of columns as arrays, for np.savez; ``names`` may be of any number and length."""
+    columns = {f.name: getattr(thing, f.name) for f in fields(thing)}
+    return columns | {"names": np.array(json.dumps(thing.names))}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,38 +101,50 @@ def located_file(folder: Path, number: int) -> Path:
 
 def locate(place: str, *, derived: bool) -> tuple[Tar, Located]:
     """Find every sample of the tar at ``place``: reads its headers and the json of each sample."""
-    raw, ends, offsets, sizes, suffixes = bytearray(), [], [], [], []
-    names: dict[str, int] = {}
+    names: Suffixes = {}
+    parts: list[Located] = []
     corrupt, damage, state = 0, "", State()
-    name = name_of(place)
     try:
         with TarReader(place) as reader:
-            for sample in samples_of(reader.walk()):
-                try:
-                    raw += uid_of(read_json(reader, sample), name, sample.key, derived=derived)
-                except UnreadableSampleError:
-                    corrupt += 1
-                    continue
-                for suffix, (offset, size) in sample.members.items():
-                    suffixes.append(names.setdefault(suffix, len(names)))
-                    offsets.append(offset)
-                    sizes.append(size)
-                ends.append(len(offsets))
+            for batch in batches_of(reader.walk(), names):
+                uids, readable = uids_in(reader, batch, names, name_of(place), derived=derived)
+                corrupt += len(batch.keys) - len(readable)
+                parts.append(_located(batch, uids, readable))
             damage, state = reader.damage, reader.state
     except FileNotFoundError:
         damage = "the file is gone"
-    located = Located(
-        uids=uids_from_bytes(bytes(raw)),
-        ends=np.array(ends, np.int64),
-        offsets=np.array(offsets, np.int64),
-        sizes=np.array(sizes, np.int64),
-        suffixes=np.array(suffixes, np.int32),
-        names=np.array(list(names) or [""]),
-    )
-    tar = Tar(place=place, samples=len(ends), corrupt=corrupt, damage=damage, announced=_announced(place), state=state)
+    located = _joined(parts, list(names))
+    samples, announced = len(located.uids), _announced(place)
+    tar = Tar(place=place, samples=samples, corrupt=corrupt, damage=damage, announced=announced, state=state)
     if tar.lacking and not damage:
-        damage = f"{tar.samples + corrupt:,} samples, but its _stats.json says {tar.announced:,}"
-    return Tar(**{**vars(tar), "damage": damage}), located
+        damage = f"{samples + corrupt:,} samples, but its _stats.json says {announced:,}"
+    return replace(tar, damage=damage), located
+
+
+def _located(batch: Batch, uids: bytes, readable: list[int]) -> Located:
+    """The readable samples of a batch; their suffixes are not named yet."""
+    ends, members = np.array(batch.ends, np.int64), [batch.offsets, batch.sizes, batch.suffixes]
+    offsets, sizes, suffixes = (np.array(column, np.int64) for column in members)
+    if len(readable) < len(ends):
+        counts = np.diff(ends, prepend=0)
+        stays = np.zeros(len(ends), bool)
+        stays[readable] = True
+        kept = np.repeat(stays, counts)
+        ends, offsets, sizes, suffixes = np.cumsum(counts[stays]), offsets[kept], sizes[kept], suffixes[kept]
+    return Located(uids=uids_from_bytes(uids), ends=ends, offsets=offsets, sizes=sizes, suffixes=suffixes, names=[])
+
+
+def _joined(parts: list[Located], names: list[str]) -> Located:
+    nothing = _located(Batch([], [], [], [], []), b"", [])
+    before = np.cumsum([0, *(len(part.offsets) for part in parts)])
+    return Located(
+        uids=np.concatenate([nothing.uids, *(part.uids for part in parts)]),
+        ends=np.concatenate([nothing.ends, *(part.ends + first for part, first in zip(parts, before, strict=False))]),
+        offsets=np.concatenate([nothing.offsets, *(part.offsets for part in parts)]),
+        sizes=np.concatenate([nothing.sizes, *(part.sizes for part in parts)]),
+        suffixes=np.concatenate([nothing.suffixes, *(part.suffixes for part in parts)]).astype(np.int32),
+        names=names,
+    )
 
 
 def _announced(place: str) -> int:

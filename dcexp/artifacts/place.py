@@ -7,15 +7,17 @@ everything else is a path, so ``pipe:`` and the like, which run commands in othe
 import os
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
-from typing import IO, Any, Protocol
+from typing import IO, Any, Protocol, cast
 
 from dcexp.artifacts.files import whole_file
 
 _URL = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]*://")
 State = list[int | str]  # tells one content of a place from another: size, and time of change or ETag
+_VERSIONS = ("ETag", "etag", "LastModified", "last_modified", "mtime")  # what file systems call that, surest first
+_CONNECTIONS = 64  # to an object store at once: as many samples as training asks for together
 
 
 def is_url(place: str) -> bool:
@@ -96,7 +98,7 @@ class CloudFile:
         if about.get("type") == "directory":
             raise IsADirectoryError(f"{url} is a folder; wanted a file")
         self.size = int(about["size"])
-        self.state: State = [self.size, str(about.get("ETag") or about.get("LastModified") or about.get("mtime") or "")]
+        self.state: State = [self.size, next((str(about[name]) for name in _VERSIONS if about.get(name)), "")]
 
     def read(self, offset: int, size: int) -> bytes:
         stop = min(offset + size, self.size)
@@ -128,11 +130,20 @@ def _file_system(protocol: str, process: int) -> Any:
 
     name = protocol.removesuffix("://").lower()
     try:
-        return fsspec.filesystem(name, skip_instance_cache=True, use_listings_cache=False)
+        return fsspec.filesystem(name, skip_instance_cache=True, use_listings_cache=False, **_options(name))
     except (ImportError, ValueError) as error:
         raise ValueError(
             f"{protocol}… cannot be read: {error}. For s3:// install s3fs: pip install 'dcexp[s3]'"
         ) from None
+
+
+def _options(name: str) -> dict[str, Any]:
+    """Of s3fs: more connections than the ten of botocore, unless the user's ``config_kwargs`` say how many."""
+    from fsspec.config import conf
+
+    if name not in ("s3", "s3a"):
+        return {}
+    return {"config_kwargs": {"max_pool_connections": _CONNECTIONS, **conf.get("s3", {}).get("config_kwargs", {})}}
 
 
 def _asked(url: str, ask: Any, *args: Any, **options: Any) -> Any:
@@ -160,7 +171,8 @@ def _in_store(url: str) -> list[tuple[str, int]]:
         entries = _asked(url, files.ls, path, detail=True)
     except FileNotFoundError:
         return []
-    return [(name_of(entry["name"]), int(entry["size"] or 0)) for entry in entries if entry["type"] == "file"]
+    inside = [entry for entry in entries if entry["name"].strip("/") != path.strip("/")]  # a file lists itself
+    return [(name_of(entry["name"]), int(entry["size"] or 0)) for entry in inside if entry["type"] == "file"]
 
 
 def _in_folder(path: str) -> list[tuple[str, int]]:
@@ -175,7 +187,10 @@ def exists(place: str) -> bool:
     if not is_url(place):
         return Path(place).is_file()
     files, path = file_system(place)
-    return bool(_asked(place, files.isfile, path))
+    try:
+        return bool(_asked(place, files.info, path)["type"] == "file")
+    except FileNotFoundError:
+        return False
 
 
 @contextmanager
@@ -184,15 +199,44 @@ def whole_place(place: str) -> Iterator[IO[bytes]]:
 
     Not durable: what is written may be lost with the machine, not with the process.
     """
-    if not is_url(place):
+    if is_url(place):
+        with _whole_object(place) as file:
+            yield file
+    else:
         with whole_file(Path(place), durable=False) as file:
             yield file
-        return
-    files, path = file_system(place)
-    file = files.open(path, "wb")
+
+
+@contextmanager
+def _whole_object(url: str) -> Iterator[IO[bytes]]:
+    files, path = file_system(url)
+    file = _asked(url, files.open, path, "wb")
     try:
-        yield file
+        yield cast(IO[bytes], _Upload(url, file))
+        _asked(url, file.close)
     except BaseException:
-        file.discard() if hasattr(file, "discard") else None
+        with suppress(Exception):  # what went wrong first is what matters
+            _take_back(files, path, file)
         raise
-    _asked(place, file.close)
+
+
+class _Upload:
+    """A file of an object store that is being written; what goes wrong names its URL."""
+
+    def __init__(self, url: str, file: Any) -> None:
+        self._url, self._file = url, file
+
+    def write(self, content: bytes | memoryview) -> int:
+        return int(_asked(self._url, self._file.write, content))
+
+
+def _take_back(files: Any, path: str, file: Any) -> None:
+    """Leave nothing of a file that was not written to its end."""
+    from fsspec.spec import AbstractBufferedFile
+
+    if isinstance(file, AbstractBufferedFile):  # of an object store, where nothing shows before it is closed
+        file.closed = True  # or it would close itself when it is collected
+        file.discard()
+    else:
+        file.close()
+        files.rm_file(path)

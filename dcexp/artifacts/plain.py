@@ -73,10 +73,12 @@ def _is_sound(heads: Bytes) -> npt.NDArray[np.bool_]:
 
 def _tells_a_time(window: Bytes, at: npt.NDArray[np.int64], sizes: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
     """Whether the block behind each header is one pax record, the time of change."""
-    record = window[np.minimum(at + 1, len(window) - 1), :9]
-    length = (record[:, 0].astype(np.int64) - ord("0")) * 10 + record[:, 1] - ord("0")
-    is_time = np.all(record[:, 2:] == _MTIME, axis=1)
-    return is_time & (length == sizes) & (sizes < 100) & (at + 1 < len(window))
+    behind = np.minimum(at + 1, len(window) - 1)
+    digits = window[behind, :2] - np.uint8(ord("0"))
+    is_time = np.all(window[behind, 2:9] == _MTIME, axis=1)
+    is_line = window[behind, np.clip(sizes, 1, BLOCK) - 1] == ord("\n")
+    is_length = np.all(digits < 10, axis=1) & (digits @ np.array([10, 1]) == sizes)
+    return is_length & is_time & is_line & (at + 1 < len(window))
 
 
 def _chain(

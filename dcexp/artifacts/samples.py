@@ -4,6 +4,7 @@ Members that stand side by side and share the part of their name before the firs
 behind that dot, in lower case, is the suffix (webdataset's own convention).
 """
 
+import binascii
 import hashlib
 import json
 import re
@@ -19,6 +20,7 @@ _NO_SAMPLE = re.compile(rb"__[^/]*__(?:$|/)")
 _HEX = re.compile(r"[0-9a-fA-F]+")
 
 Place = tuple[int, int]  # offset in the tar and size, bytes
+Suffixes = dict[str, int]  # the suffixes of a tar, numbered as they come
 
 
 class Sample(NamedTuple):
@@ -28,32 +30,69 @@ class Sample(NamedTuple):
     members: dict[str, Place]
 
 
-def samples_of(walk: Iterable[Members]) -> Iterator[Sample]:
-    """Group members into samples. A suffix that comes twice in a row of equal keys begins another sample.
+class Batch(NamedTuple):
+    """Some samples as columns. Sample i has the key ``keys[i]`` and owns the members ``ends[i-1]:ends[i]``.
 
-    Samples come while the walk is where they lie, so what is read of them at once is cheap (:meth:`TarReader.read`).
+    ``suffixes`` (numbers by a table that all batches of a tar share), ``offsets`` and ``sizes`` are of members.
     """
-    known: dict[bytes, str] = {}  # extensions as they stand in names, and the suffixes they are
-    key, sample = b"", None
-    places: dict[str, Place] = {}
+
+    keys: list[bytes]
+    ends: list[int]
+    suffixes: list[int]
+    offsets: list[int]
+    sizes: list[int]
+
+
+def batches_of(walk: Iterable[Members], names: Suffixes) -> Iterator[Batch]:
+    """Group members into samples, a batch for each part of the walk. Suffixes are added to ``names``.
+
+    A suffix that comes twice in a row of equal keys begins another sample. Batches come while the walk is where they
+    lie (but for the first sample of each), so what is read of them at once is cheap (:meth:`TarReader.read`).
+    """
+    known: dict[bytes, int] = {}  # extensions as they stand in names, and the suffixes they are
+    open_ = Batch([], [], [], [], [])  # holds one sample, the last one, of which there may be more to come
+    key, seen = b"", set[int]()  # of that sample, and the suffixes it has
     for members in walk:
+        keys, ends, suffixes, offsets, sizes = open_
         for name, offset, size in zip(members.names, members.offsets, members.sizes, strict=True):
             stem, _, extension = name.partition(b".")
-            suffix = known.get(extension, "")
-            if not suffix or stem != key or suffix in places:
+            suffix = known.get(extension, -1)
+            if stem != key or suffix < 0 or suffix in seen:
                 parts = _parts(name)
                 if parts is None:
                     continue
-                stem, extension, suffix = parts
-                known[extension] = suffix
-                if sample is None or stem != key or suffix in places:
-                    if sample is not None:
-                        yield sample
-                    key, places = stem, {}
-                    sample = Sample(key, places)
-            places[suffix] = (offset, size)
-    if sample is not None:
-        yield sample
+                stem, extension, text = parts
+                suffix = known[extension] = names.setdefault(text, len(names))
+                if stem != key or suffix in seen:
+                    if keys:
+                        ends.append(len(suffixes))
+                    keys.append(stem)
+                    key, seen = stem, set()
+            seen.add(suffix)
+            suffixes.append(suffix)
+            offsets.append(offset)
+            sizes.append(size)
+        last = ends[-1] if ends else 0
+        open_ = Batch(keys[-1:], [], suffixes[last:], offsets[last:], sizes[last:])
+        if ends:
+            yield Batch(keys[:-1], ends, suffixes[:last], offsets[:last], sizes[:last])
+    if open_.keys:
+        yield open_._replace(ends=[len(open_.suffixes)])
+
+
+def samples_of(walk: Iterable[Members]) -> Iterator[Sample]:
+    """The same, sample by sample."""
+    names: Suffixes = {}
+    for batch in batches_of(walk, names):
+        yield from samples_in(batch, names)
+
+
+def samples_in(batch: Batch, names: Suffixes) -> Iterator[Sample]:
+    """The samples of a batch, one by one."""
+    texts, start = list(names), 0
+    for key, end in zip(batch.keys, batch.ends, strict=True):
+        yield Sample(key, {texts[batch.suffixes[i]]: (batch.offsets[i], batch.sizes[i]) for i in range(start, end)})
+        start = end
 
 
 def _parts(name: bytes) -> tuple[bytes, bytes, str] | None:
@@ -103,6 +142,30 @@ def uid_of(info: dict[str, Any], tar_name: str, key: bytes, *, derived: bool) ->
     if not derived:
         raise UnreadableSampleError(f"{_text(key)}: no uid of 32 hexadecimal digits in its json")
     return hashlib.blake2b(tar_name.encode("utf-8", "surrogateescape") + b"/" + key, digest_size=16).digest()
+
+
+def uids_in(
+    reader: TarReader, batch: Batch, names: Suffixes, tar_name: str, *, derived: bool
+) -> tuple[bytes, list[int]]:
+    """The uids of a batch, 16 bytes each, by :func:`uid_of`, and the positions of the samples that have one."""
+    json_ = names.get("json", -1)
+    at = [i for i, suffix in enumerate(batch.suffixes) if suffix == json_]
+    if len(at) == len(batch.keys):  # else some have none
+        try:
+            contents = [orjson.loads(reader.read(batch.offsets[i], batch.sizes[i])) for i in at]
+            uids = [content["uid"] for content in contents]
+            if all(len(uid) == DIGITS for uid in uids):
+                return binascii.unhexlify("".join(uids)), list(range(len(uids)))
+        except (ValueError, TypeError, KeyError):
+            pass  # one by one, then
+    raw, readable = bytearray(), []
+    for number, sample in enumerate(samples_in(batch, names)):
+        try:
+            raw += uid_of(read_json(reader, sample), tar_name, sample.key, derived=derived)
+            readable.append(number)
+        except UnreadableSampleError:
+            continue
+    return bytes(raw), readable
 
 
 def _text(key: bytes) -> str:

@@ -17,6 +17,7 @@ from dcexp.artifacts.place import open_place
 from dcexp.artifacts.plain import BLOCK, plain_members
 
 _REGULAR, _EXTENDED, _EMPTY_KINDS = b"0\x007", b"LKxXg", b"123456"
+_LONGEST_END = tarfile.RECORDSIZE + BLOCK  # two empty blocks, and what fills up the record in which they end
 _LARGEST_EXTENSION = 1 << 20  # bytes; names and times are not longer, a hostile header may say it is
 WINDOW = 1 << 22  # bytes read at once; larger members are skipped over
 
@@ -121,7 +122,7 @@ class TarReader:
         if len(header) < BLOCK:
             raise _DamagedError(f"cut off at byte {self.size:,}, inside a header")
         if header == bytes(BLOCK):
-            if self.read(offset, tarfile.RECORDSIZE).strip(b"\0"):
+            if self.read(offset, _LONGEST_END + BLOCK).strip(b"\0"):
                 raise _DamagedError(f"more data behind the end marker at byte {offset:,}")
             return b""
         if not _is_sound(header):
@@ -166,18 +167,29 @@ def _name(header: bytes) -> bytes:
 def _extension(kind: bytes, data: bytes, path: bytes, size: int) -> tuple[bytes, int]:
     """The path and size that an extended header gives the next member; as before where it says nothing."""
     if kind == b"L":
-        return data.rstrip(b"\0"), size
+        return data.partition(b"\0")[0], size
     if kind not in b"xX" or (b" path=" not in data and b" size=" not in data):
         return path, size  # by far the most say only a time
     try:
-        while data.strip(b"\0"):
-            length = int(data[: data.index(b" ")])
-            keyword, _, value = data[len(str(length)) + 1 : length - 1].partition(b"=")
+        for keyword, value in _records(data):
             if keyword == b"path":
                 path = value
             elif keyword == b"size":
                 size = _number(b"%o" % int(value))
-            data = data[max(length, 1) :]
     except ValueError:
         raise _DamagedError("bad pax header") from None
     return path, size
+
+
+def _records(data: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """Keywords and values of a pax header: lines that begin with their own length. Raises ValueError."""
+    start, end = 0, len(data.rstrip(b"\0"))
+    while start < end:
+        space = data.index(b" ", start)
+        digits = data[start:space]
+        stop = start + int(digits)
+        if not digits.isdigit() or data[max(stop - 1, space) : stop] != b"\n":
+            raise ValueError(f"no record of {digits!r} bytes")
+        keyword, _, value = data[space + 1 : stop - 1].partition(b"=")
+        yield keyword, value
+        start = stop

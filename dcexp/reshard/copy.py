@@ -41,7 +41,7 @@ class Copy(Reshard):
     def prepare(self, out: Path, engine: Engine, inputs: Inputs) -> None:
         """See :meth:`Reshard.prepare`. Raises ValueError where faces are wanted and not known."""
         faces = out / PLAN / FACES
-        if self.blur != "none" and not faces.is_dir():
+        if self.blur != "none" and not Faces.are_in(faces):
             collect_faces(faces, engine, inputs.pool, inputs.subset.path / SUBSET)
 
     def shards(self, out: Path, engine: Engine, count: int, inputs: Inputs) -> Iterator[Made]:
@@ -55,6 +55,8 @@ class Copy(Reshard):
         if not self.to:
             return ""
         sources = [content_digest(inputs.subset.path / SUBSET), content_digest(inputs.locations.path / TARS)]
+        if self.blur != "none":
+            sources.append(inputs.pool.index["metadata_digest"])  # where the faces are
         digest = hashlib.sha256(json.dumps([definition(self), *sources]).encode()).hexdigest()
         return below(absolute(self.to), digest[:12])
 

@@ -1,6 +1,5 @@
 """Faces in the images of a subset: where the metadata say they are."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,6 +16,7 @@ from dcexp.engines.base import Engine
 
 COLUMN = "face_bboxes"
 _FILES = ("uids", "ends", "boxes")
+_NO_BOX = (np.nan,) * 4
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,11 @@ class Faces:
     @classmethod
     def load(cls, folder: Path) -> "Faces":
         return cls(*(np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False) for name in _FILES))
+
+    @staticmethod
+    def are_in(folder: Path) -> bool:
+        """Whether they were saved there, all of them."""
+        return all((folder / f"{name}.npy").is_file() for name in _FILES)
 
     def save(self, folder: Path) -> None:
         for name in _FILES:
@@ -68,12 +73,28 @@ def _faces_in(subset: Path, skip_corrupt: bool, part: Part) -> tuple[Uids, Any, 
         if not skip_corrupt:
             raise
         return np.empty(0, UID), np.empty(0, np.int64), np.empty((0, 4))
+    if not _is_of_boxes(kind := table.schema.field(COLUMN).type):
+        raise ValueError(
+            f"{part.parquet}: {COLUMN} holds {kind}; wanted lists of boxes of four numbers: x_min, y_min, x_max, y_max"
+        )
     uids = part.uids_in(table)
     wanted = np.flatnonzero(count_in(np.load(subset, mmap_mode="r", allow_pickle=False), uids))
     lists = table[COLUMN].take(wanted).to_pylist()
     with_faces = [i for i, boxes in enumerate(lists) if boxes]
-    flat = [box for i in with_faces for box in lists[i]]
-    if any(not isinstance(box, Sequence) or len(box) != 4 or None in box for box in flat):
-        raise ValueError(f"{part.parquet}: {COLUMN} holds boxes that are not four numbers: x_min, y_min, x_max, y_max")
+    # A box that is none is told where it is used: it concerns one image.
+    flat = [box if box and len(box) == 4 and None not in box else _NO_BOX for i in with_faces for box in lists[i]]
     counts = np.array([len(lists[i]) for i in with_faces], np.int64)
     return uids[wanted[with_faces]], counts, np.array(flat, np.float64).reshape(-1, 4)
+
+
+def _is_of_boxes(kind: Any) -> bool:
+    """True for pyarrow's types of lists of lists of numbers; null is the type of lists that are all empty."""
+    from pyarrow import types
+
+    for _ in range(2):
+        if types.is_null(kind):
+            return True
+        if not (types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind)):
+            return False
+        kind = kind.value_type
+    return bool(types.is_null(kind) or types.is_integer(kind) or types.is_floating(kind))

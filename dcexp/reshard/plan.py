@@ -14,10 +14,11 @@ from dcexp.artifacts.headers import LONGEST_NAME, blocks_of
 from dcexp.artifacts.locations import Located, located_file
 from dcexp.artifacts.lookup import find_in
 from dcexp.artifacts.plain import BLOCK
-from dcexp.artifacts.uid import DIGITS
+from dcexp.artifacts.uid import DIGITS, Uids
 from dcexp.reshard.arrange import TOGETHER, arranged, cut
 
 Column = npt.NDArray[Any]
+_AT_ONCE = 512  # uids looked up together
 _LONG_HEADER = 3 * BLOCK  # of a member with a long name
 _TAIL = len("-.") + 10  # what a name has beside uid and suffix, the number of a copy in ten digits
 
@@ -56,7 +57,7 @@ def find(plan: Path, subset: Path, locations: Path, number: int) -> None:
     if found_file(plan, number).is_file():
         return
     located = Located.load(located_file(locations, number))
-    positions, counts = find_in(np.load(subset, mmap_mode="r", allow_pickle=False), located.uids)
+    positions, counts = _looked_up(subset, located.uids)
     rows = np.flatnonzero(counts)
     Found(
         rows=rows.astype(np.int32),
@@ -66,9 +67,22 @@ def find(plan: Path, subset: Path, locations: Path, number: int) -> None:
     ).save(found_file(plan, number))
 
 
+def _looked_up(subset: Path, uids: Uids) -> tuple[Column, Column]:
+    """Where each uid first stands in the file ``subset``, and how often.
+
+    The pages of a map that were looked at count as memory in use, so it is let go of after every few uids.
+    """
+    positions, counts = np.empty(len(uids), np.int64), np.empty(len(uids), np.int64)
+    order = np.argsort(uids["f0"])  # neighbours look at the same pages
+    for start in range(0, len(uids), _AT_ONCE):
+        some = order[start : start + _AT_ONCE]
+        positions[some], counts[some] = find_in(np.load(subset, mmap_mode="r", allow_pickle=False), uids[some])
+    return positions, counts
+
+
 def _sizes(located: Located) -> Column:
     """Bytes that each sample takes in a shard."""
-    lengths = np.array([len(str(name).encode("utf-8", "surrogateescape")) for name in located.names])
+    lengths = np.array([len(name.encode("utf-8", "surrogateescape")) for name in located.names], np.int64)
     long_name = (DIGITS + _TAIL + lengths > LONGEST_NAME)[located.suffixes]
     members = blocks_of(located.sizes) * BLOCK + np.where(long_name, _LONG_HEADER, BLOCK)
     ends = np.concatenate([[0], np.cumsum(members)])

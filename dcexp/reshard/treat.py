@@ -57,7 +57,7 @@ class _Editor:
 
     def __init__(self, entries: Entries) -> None:
         self._entries = entries
-        self._names: list[str] = entries.names.tolist()
+        self._names = list(entries.names)
         self._suffixes, self._sizes = entries.suffixes.copy(), entries.sizes.copy()
         self._kept, self._stay = np.ones(len(self._sizes), bool), np.ones(len(entries), bool)
         self._contents: dict[int, bytes] = {}
@@ -68,11 +68,11 @@ class _Editor:
         """Replace the image by its blurred self. Raises ValueError where that cannot be done."""
         members = self._members(sample)
         images = [members[suffix] for suffix in IMAGES if suffix in members]
-        for i in images[1:]:
-            self._kept[i] = False  # another picture of the same faces
-        for i in images[:1]:
-            self._replace(i, blurred(self._read(tars, sample, i), boxes))
-            self._suffixes[i] = self._names.index(BLURRED)
+        if not images:
+            raise ValueError(f"it has faces, and no image to blur them in: {', '.join(IMAGES)}")
+        self._replace(images[0], blurred(self._read(tars, sample, images[0]), boxes))
+        self._suffixes[images[0]] = self._names.index(BLURRED)
+        self._kept[images[1:]] = False  # other pictures of the same faces
 
     def tell(self, tars: Tars, sample: int, boxes: list[list[float]]) -> None:
         """Put the boxes into the json. Raises ValueError where that cannot be done."""
@@ -98,7 +98,7 @@ class _Editor:
             offsets=entries.offsets[kept],
             sizes=self._sizes[kept],
             suffixes=rank[self._suffixes[kept]],
-            names=np.array(self._names)[order],
+            names=[self._names[i] for i in order],
         )
         now = np.cumsum(kept) - 1
         contents = {int(now[i]): content for i, content in self._contents.items() if kept[i]}

@@ -13,9 +13,9 @@ from dcexp.artifacts.files import whole_file
 from dcexp.artifacts.merge import joined, merge_files
 from dcexp.artifacts.place import name_of
 from dcexp.artifacts.pool import AVAILABLE
-from dcexp.artifacts.samples import UnreadableSampleError, read_json, samples_of, uid_of
+from dcexp.artifacts.samples import Suffixes, batches_of, uids_in
 from dcexp.artifacts.tar import TarReader
-from dcexp.artifacts.uid import UID, Uids, firsts, parse_uids, sort_uids
+from dcexp.artifacts.uid import Uids, firsts, parse_uids, sort_uids, uids_from_bytes
 from dcexp.engines.base import Engine
 
 log = logging.getLogger(__name__)
@@ -86,11 +86,8 @@ def _reported(report: Path) -> Uids | None:
 
 
 def _found(tar: str) -> Uids:
-    found = bytearray()
+    names: Suffixes = {}
     with TarReader(tar) as reader:
-        for sample in samples_of(reader.walk()):
-            try:
-                found += uid_of(read_json(reader, sample), name_of(tar), sample.key, derived=False)
-            except UnreadableSampleError:
-                continue
-    return np.frombuffer(bytes(found), dtype=">u8").astype(np.uint64).view(UID)
+        batches = batches_of(reader.walk(), names)
+        found = [uids_in(reader, batch, names, name_of(tar), derived=False)[0] for batch in batches]
+    return uids_from_bytes(b"".join(found))

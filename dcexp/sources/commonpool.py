@@ -57,6 +57,11 @@ class CommonPool(Source):
                 f"the pool at {self._root} was changed while the run was going; give the same command again"
             )
         tars = [below(self._tars, name) if self.shards else name for name in listed(self._tars, ".tar")]
+        if self.shards and not tars:
+            raise FileNotFoundError(
+                f"source.shards={self.shards}: there are no .tar files directly in {self._tars}; wanted a folder or "
+                "URL of webdataset tars. Leave it out until they are there: they are needed from resharding on"
+            )
         return write_index(
             out,
             engine,

@@ -85,7 +85,7 @@ def _shard_samples(place: str, losses: Losses) -> Iterator[RawSample]:
 def _indexed(place: str) -> Iterator[RawSample]:
     """Samples straight out of the tars of the pool. Raises NoSamples when one of them is no longer what it was."""
     entries = Entries.load(Path(place))
-    wanted = np.array([_is_trained_on(str(name)) for name in entries.names])
+    wanted = np.array([_is_trained_on(name) for name in entries.names], bool)
     try:
         with Tars(entries) as tars:
             for first in range(0, len(entries), TOGETHER):
@@ -106,7 +106,8 @@ def _read(entries: Entries, tars: Tars, numbers: range, wanted: npt.NDArray[np.b
         if views:
             offsets = entries.offsets[members].tolist()
             pieces.append((int(entries.tars[number]), list(zip(offsets, views, strict=True))))
-        samples.append(dict(zip(entries.names[entries.suffixes[members]].tolist(), views, strict=True)))
+        suffixes = [entries.names[i] for i in entries.suffixes[members].tolist()]
+        samples.append(dict(zip(suffixes, views, strict=True)))
     read_pieces(tars, pieces)
     return [{suffix: bytes(view) for suffix, view in sample.items()} for sample in samples]
 

@@ -21,7 +21,7 @@ VERBS = {
 }
 WRITES_A_LOG = ["hydra/job_logging=screen_and_file"]
 WRITES_NOTHING = ["hydra/job_logging=screen", "hydra.run.dir=.", "hydra.output_subdir=null"]
-GROUPS = ("scale", "source", "filter", "tasks", "engine", "tracker", "experiment")
+GROUPS = ("scale", "source", "filter", "reshard", "tasks", "engine", "tracker", "experiment")
 
 
 def main() -> None:

@@ -14,7 +14,7 @@ from dcexp.cli import CONF, GROUPS, VERBS
 from dcexp.pipeline import Run, plan
 from dcexp.stage import Stage
 
-OPTIONS = [(p.parent.name, p.stem) for group in (*GROUPS, "reshard") for p in sorted((CONF / group).glob("*.yaml"))]
+OPTIONS = [(p.parent.name, p.stem) for group in GROUPS for p in sorted((CONF / group).glob("*.yaml"))]
 REQUIRED = {  # what an option asks its user for
     "webdataset": ["source.root=/data/mine"],
     "uids": ["filter.path=/data/mine.npy"],
@@ -41,7 +41,7 @@ def composed(*words: str, verb: str = "run") -> Run:
 
 
 def test_every_group_has_options():
-    assert {group for group, _ in OPTIONS} == {*GROUPS, "reshard"}
+    assert {group for group, _ in OPTIONS} == set(GROUPS)
 
 
 @pytest.mark.parametrize("group, option", OPTIONS, ids=lambda v: v)

@@ -76,6 +76,11 @@ class Tar:
         return {name: value for name, value in vars(self).items() if name != "place"}
 
     @property
+    def size(self) -> int:
+        """Bytes of the file."""
+        return int(self.state[0]) if self.state else 0
+
+    @property
     def lacking(self) -> int:
         """Samples that are announced, and not there at all."""
         return max(self.announced - self.samples - self.corrupt, 0)

@@ -18,7 +18,7 @@ from dcexp.reshard.ledger import Ledger, report_missing
 from dcexp.reshard.locate import Locate
 from dcexp.reshard.made import PLAN, Made
 from dcexp.reshard.plan import Found, find, found_file, plan_shards
-from dcexp.reshard.progress import watched
+from dcexp.reshard.progress import with_speed
 from dcexp.stage import Stage, Step
 
 
@@ -80,7 +80,12 @@ class Reshard(Stage):
         missing = report_missing(out, ledger, str(pool.root), self.max_missing)
         seed = self.seed if self.shuffle else None
         lengths = plan_shards(plan, len(ledger.tars), self.shard_size, self.shard_bytes, seed)
-        made = watched(self.shards(out, engine, len(lengths), inputs), sum(lengths))
+        made = with_speed(
+            self.shards(out, engine, len(lengths), inputs),
+            "write the shards",
+            len(lengths),
+            lambda shard: (shard.samples, int(shard.file["bytes"])),
+        )
         shutil.copyfile(subset.path / SUBSET, out / SAMPLE_IDS)
         ledger.save(out / ACCOUNT)
         facts = _write_side_files(out, self, made, ledger, self.folder(inputs))
@@ -142,4 +147,5 @@ def _write_side_files(
         "faces": counts["blur_count"],
         "damaged": len(ledger.damaged),
         "damaged_tars": dict(list(ledger.damaged.items())[:20]),
+        **stage.meta,
     }

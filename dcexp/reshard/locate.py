@@ -11,6 +11,7 @@ from dcexp.artifacts.locations import TARS, Locations, Tar, locate, located_file
 from dcexp.artifacts.place import open_place
 from dcexp.artifacts.pool import Pool
 from dcexp.engines.base import Engine
+from dcexp.reshard.progress import with_speed
 from dcexp.stage import Stage, Step
 
 NOTES = "notes"  # a folder for what is known of single tars; gone when all are
@@ -38,7 +39,8 @@ class Locate(Stage):
             )
         (out / NOTES).mkdir(exist_ok=True)
         work = partial(_locate, out, pool.derived_uids)
-        tars = list(engine.map(work, list(enumerate(pool.shards)), what="find the samples"))
+        items = list(enumerate(pool.shards))
+        tars = with_speed(engine.map(work, items), "read the tars", len(items), lambda tar: (tar.samples, tar.size))
         write_json(out / TARS, [tar.entry() for tar in tars])
         for note in (out / NOTES).iterdir():
             note.unlink()

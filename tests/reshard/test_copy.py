@@ -262,3 +262,58 @@ def test_after_a_kill_finished_shards_are_kept_and_the_rest_is_the_same(root, ui
     assert {name: (again.path / name).stat().st_ino for name in left} == left
     (again.path / "00000002.tar.1.tmp").unlink()
     assert files_in(again.path) == files_in(resharded(root, uids, tmp_path / "whole")[0].path)
+
+
+def test_a_shard_that_lost_its_end_is_noticed_before_training(root, uids, tmp_path):
+    shards, _ = resharded(root, uids, tmp_path / "out")
+    shards.check()
+    tar = Path(shards.places[1])
+    tar.write_bytes(tar.read_bytes()[:-512])
+    with pytest.raises(ValueError, match=r"00000001.tar has 19,968 bytes, 20,480 were written.*rebuild=shards"):
+        shards.check()
+    tar.unlink()
+    with pytest.raises(ValueError, match="has 0 bytes"):
+        Shards(shards.path).check()
+
+
+def test_shards_are_bounded_in_bytes_too(root, uids, tmp_path):
+    shards, _ = resharded(root, uids, tmp_path / "out", Copy(shard_size=10, shard_bytes=9000))
+    assert all(Path(tar).stat().st_size <= 9000 + 10240 for tar in shards.places)
+    assert shards.samples == 12 and max(shards.sizes.values()) < 10
+    one_each, _ = resharded(root, uids, tmp_path / "each", Copy(shard_bytes=1))
+    assert set(one_each.sizes.values()) == {1} and len(one_each.sizes) == 12
+
+
+def test_shuffling_goes_across_tars_and_is_the_seeds(root, uids, tmp_path):
+    keys = {}
+    for seed in (0, 1):
+        shards, _ = resharded(root, uids, tmp_path / str(seed), Copy(shard_size=4, shuffle=True, seed=seed))
+        keys[seed] = [s["__key__"] for s in read(shards.places)]
+    again, _ = resharded(root, uids, tmp_path / "again", Copy(shard_size=4, shuffle=True, seed=1))
+    assert [s["__key__"] for s in read(again.places)] == keys[1] != keys[0]
+    assert sorted(keys[0]) == sorted(keys[1]) == sorted(f"{uid}-0" for uid in uids)
+    assert keys[0] != [f"{uid}-0" for uid in uids]
+    mixed = {uid[:32] in uids[:7] for uid in keys[1][:4]}
+    assert mixed == {True, False}  # samples of both tars are in one shard
+
+
+def test_the_account_of_every_tar_adds_up(root, uids, tmp_path):
+    (root / "shards" / "00000001_stats.json").write_text('{"successes": 9}')
+    shards, summary = resharded(root, uids[:3] + uids[8:], tmp_path / "out", Copy(max_missing=0.5))
+    first, second = json.loads((shards.path / "tars.json").read_text())
+    assert first == {
+        "tar": "00000000.tar", "total": 7, "kept": 3, "dropped": 4, "missing": 0, "corrupt": 0, "damage": "",
+    }  # fmt: skip
+    assert second["damage"] == "5 samples, but its _stats.json says 9"
+    assert (second["total"], second["kept"], second["dropped"], second["missing"]) == (9, 4, 1, 4)
+    assert summary.counts.kept == 7
+
+
+def test_one_reading_of_the_pool_serves_every_subset(root, uids, tmp_path):
+    pool = indexed(root, tmp_path / "index")
+    locations = located(pool, tmp_path / "locations")
+    for name, wanted in (("a", uids[:5]), ("b", uids[3:])):
+        (tmp_path / name).mkdir()
+        subset = subset_of(tmp_path / f"{name}-subset", wanted)
+        summary = Copy().run(tmp_path / name, ONE, pool=pool, subset=subset, locations=locations)
+        assert summary.counts.kept == len(wanted)

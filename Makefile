@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: install demo test quick lint clean
+.PHONY: install open-clip demo test quick lint clean
 
 install: $(VENV)/.installed
 
@@ -14,15 +14,22 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python -c constraints.txt -e ".[dev]"
 	touch $@
 
+# The old webdataset of open_clip's own loader, apart from everything else: tests alone put it on their path.
+open-clip: $(VENV)/open-clip/.installed
+
+$(VENV)/open-clip/.installed: tests/parity/open_clip_requirements.txt $(VENV)/.installed
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --target $(@D) -r $<
+	touch $@
+
 demo: install
 	$(BIN)/python -m dcexp filter=none
 	$(BIN)/python -m dcexp filter=clip_score
 	$(BIN)/python -m dcexp leaderboard
 
-test: install lint
+test: install open-clip lint
 	$(BIN)/python -m pytest
 
-quick: install lint
+quick: install open-clip lint
 	$(BIN)/python -m pytest -m "not slow and not slurm"
 
 lint: install

@@ -1,7 +1,8 @@
 """Where work runs: two verbs, and nothing about what the work is."""
 
+import socket
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -9,6 +10,11 @@ from dcexp.typecheck import check_types
 
 Item = TypeVar("Item")
 Out = TypeVar("Out")
+
+WORKER_DIED = (
+    "a worker process died (killed, or out of memory). Finished pieces are kept: give the same command again, with a "
+    "smaller engine.workers if memory was short"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,3 +42,20 @@ class Engine(ABC):
     @abstractmethod
     def gang(self, fn: Callable[..., Any], *args: Any) -> None:
         """Run ``fn(*args)`` on every rank at once, with RANK, LOCAL_RANK, WORLD_SIZE and MASTER_* set."""
+
+
+def watched(results: Iterable[Out], what: str, count: int) -> Iterator[Out]:
+    """``results``, ``count`` in all, with a progress bar where there is a name for them and a terminal."""
+    from rich.console import Console
+    from rich.progress import track
+
+    console = Console(stderr=True)
+    shown = bool(what) and console.is_terminal
+    return iter(track(results, what, count, console=console, transient=True, disable=not shown))
+
+
+def free_port() -> int:
+    """A TCP port of this machine that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("", 0))
+        return int(probe.getsockname()[1])

@@ -2,7 +2,6 @@
 
 import os
 import signal
-import socket
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -12,7 +11,7 @@ from functools import cache
 from multiprocessing import get_context, parent_process
 from typing import Any
 
-from dcexp.engines.base import Engine, Item, Out
+from dcexp.engines.base import WORKER_DIED, Engine, Item, Out, free_port, watched
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,14 +20,7 @@ class Local(Engine):
 
     def map(self, fn: Callable[[Item], Out], items: Sequence[Item], what: str = "") -> Iterator[Out]:
         """See :meth:`Engine.map`. Raises RuntimeError when a worker dies (killed, out of memory)."""
-        from rich.console import Console
-        from rich.progress import track
-
-        console = Console(stderr=True)
-        shown = bool(what) and console.is_terminal
-        return iter(
-            track(self._results(fn, items), what, len(items), console=console, transient=True, disable=not shown)
-        )
+        return watched(self._results(fn, items), what, len(items))
 
     def _results(self, fn: Callable[[Item], Out], items: Sequence[Item]) -> Iterator[Out]:
         workers = self.workers or os.cpu_count() or 1
@@ -39,10 +31,7 @@ class Local(Engine):
             yield from _processes(workers).map(fn, items)
         except BrokenProcessPool:
             _processes.cache_clear()
-            raise RuntimeError(
-                "a worker process died (killed, or out of memory). Finished pieces are kept: give the same "
-                "command again, with a smaller engine.workers if memory was short"
-            ) from None
+            raise RuntimeError(WORKER_DIED) from None
 
     def gang(self, fn: Callable[..., Any], *args: Any) -> None:
         """See :meth:`Engine.gang`. One rank runs in this process; more are spawned, one per device."""
@@ -52,7 +41,7 @@ class Local(Engine):
         from torch.multiprocessing import ProcessExitedException, ProcessRaisedException, start_processes
 
         try:
-            start_processes(_rank, (self.devices, _free_port(), fn, args), nprocs=self.devices, start_method="spawn")
+            start_processes(_rank, (self.devices, free_port(), fn, args), nprocs=self.devices, start_method="spawn")
         except (ProcessRaisedException, ProcessExitedException) as error:
             raise RuntimeError(f"rank {error.error_index} of {self.devices} failed: {error}") from None
 
@@ -91,9 +80,3 @@ def _rank(rank: int, ranks: int, port: int, fn: Callable[..., Any], args: tuple[
         "MASTER_PORT": str(port),
     }
     fn(*args)
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

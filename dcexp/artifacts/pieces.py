@@ -3,8 +3,9 @@
 import os
 from collections.abc import Iterable, Iterator, Sequence
 
+from dcexp.artifacts.cloud import CloudFile, file_system
 from dcexp.artifacts.entries import Tars
-from dcexp.artifacts.place import CloudFile, RangeReader, file_system
+from dcexp.artifacts.place import RangeReader
 
 Piece = tuple[int, memoryview]  # offset in a file, and where its bytes shall go
 _BETWEEN = memoryview(bytearray(1 << 16))  # where bytes go that nobody wants

@@ -7,17 +7,15 @@ everything else is a path, so ``pipe:`` and the like, which run commands in othe
 import os
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from functools import cache
+from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any, Protocol, cast
+from typing import IO, Protocol
 
+from dcexp.artifacts.cloud import CloudFile, is_object, objects_in, whole_object
 from dcexp.artifacts.files import whole_file
 
 _URL = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]*://")
 State = list[int | str]  # tells one content of a place from another: size, and time of change or ETag
-_VERSIONS = ("ETag", "etag", "LastModified", "last_modified", "mtime")  # what file systems call that, surest first
-_CONNECTIONS = 64  # to an object store at once: as many samples as training asks for together
 
 
 def is_url(place: str) -> bool:
@@ -88,91 +86,13 @@ class LocalFile:
         os.close(self._fd)
 
 
-class CloudFile:
-    """An object of an object store. Every read is one request."""
-
-    def __init__(self, url: str) -> None:
-        self.place = url
-        self._files, self.path = file_system(url)
-        about = _asked(url, self._files.info, self.path)
-        if about.get("type") == "directory":
-            raise IsADirectoryError(f"{url} is a folder; wanted a file")
-        self.size = int(about["size"])
-        self.state: State = [self.size, next((str(about[name]) for name in _VERSIONS if about.get(name)), "")]
-
-    def read(self, offset: int, size: int) -> bytes:
-        stop = min(offset + size, self.size)
-        return _asked(self.place, self._files.cat_file, self.path, start=offset, end=stop) if offset < stop else b""
-
-    def fill(self, buffer: memoryview, offset: int) -> int:
-        content = self.read(offset, len(buffer))
-        buffer[: len(content)] = content
-        return len(content)
-
-    def fileno(self) -> int:
-        raise OSError(f"{self.place} is no local file")
-
-    def close(self) -> None:
-        pass
-
-
-def file_system(url: str) -> tuple[Any, str]:
-    """fsspec's file system for a URL, and the path in it. Raises ValueError where none can be had.
-
-    Credentials and endpoints are fsspec's to find: environment variables, ``~/.aws``, ``~/.config/fsspec``.
-    """
-    return _file_system(_URL.match(url)[0], os.getpid()), url.partition("://")[2]  # type: ignore[index]
-
-
-@cache
-def _file_system(protocol: str, process: int) -> Any:
-    import fsspec
-
-    name = protocol.removesuffix("://").lower()
-    try:
-        return fsspec.filesystem(name, skip_instance_cache=True, use_listings_cache=False, **_options(name))
-    except (ImportError, ValueError) as error:
-        raise ValueError(
-            f"{protocol}… cannot be read: {error}. For s3:// install s3fs: pip install 'dcexp[s3]'"
-        ) from None
-
-
-def _options(name: str) -> dict[str, Any]:
-    """Of s3fs: more connections than the ten of botocore, unless the user's ``config_kwargs`` say how many."""
-    from fsspec.config import conf
-
-    if name not in ("s3", "s3a"):
-        return {}
-    return {"config_kwargs": {"max_pool_connections": _CONNECTIONS, **conf.get("s3", {}).get("config_kwargs", {})}}
-
-
-def _asked(url: str, ask: Any, *args: Any, **options: Any) -> Any:
-    """The answer of a file system; what goes wrong names the URL."""
-    try:
-        return ask(*args, **options)
-    except FileNotFoundError:
-        raise FileNotFoundError(f"{url} is not there") from None
-    except Exception as error:  # each file system raises its own
-        raise OSError(f"{url} cannot be reached: {type(error).__name__}: {error}") from error
-
-
 def listed(folder: str, suffix: str) -> dict[str, int]:
     """The names directly in ``folder`` that end in ``suffix``, and their sizes, in name order.
 
     Hidden files and folders do not count; a folder that is not there is empty.
     """
-    entries = _in_store(folder) if is_url(folder) else _in_folder(folder)
+    entries = objects_in(folder) if is_url(folder) else _in_folder(folder)
     return {name: size for name, size in sorted(entries) if name.endswith(suffix) and not name.startswith(".")}
-
-
-def _in_store(url: str) -> list[tuple[str, int]]:
-    files, path = file_system(url)
-    try:
-        entries = _asked(url, files.ls, path, detail=True)
-    except FileNotFoundError:
-        return []
-    inside = [entry for entry in entries if entry["name"].strip("/") != path.strip("/")]  # a file lists itself
-    return [(name_of(entry["name"]), int(entry["size"] or 0)) for entry in inside if entry["type"] == "file"]
 
 
 def _in_folder(path: str) -> list[tuple[str, int]]:
@@ -184,13 +104,7 @@ def _in_folder(path: str) -> list[tuple[str, int]]:
 
 def exists(place: str) -> bool:
     """Whether there is a file, whole, at ``place``."""
-    if not is_url(place):
-        return Path(place).is_file()
-    files, path = file_system(place)
-    try:
-        return bool(_asked(place, files.info, path)["type"] == "file")
-    except FileNotFoundError:
-        return False
+    return is_object(place) if is_url(place) else Path(place).is_file()
 
 
 @contextmanager
@@ -200,43 +114,8 @@ def whole_place(place: str) -> Iterator[IO[bytes]]:
     Not durable: what is written may be lost with the machine, not with the process.
     """
     if is_url(place):
-        with _whole_object(place) as file:
+        with whole_object(place) as file:
             yield file
     else:
         with whole_file(Path(place), durable=False) as file:
             yield file
-
-
-@contextmanager
-def _whole_object(url: str) -> Iterator[IO[bytes]]:
-    files, path = file_system(url)
-    file = _asked(url, files.open, path, "wb")
-    try:
-        yield cast(IO[bytes], _Upload(url, file))
-        _asked(url, file.close)
-    except BaseException:
-        with suppress(Exception):  # what went wrong first is what matters
-            _take_back(files, path, file)
-        raise
-
-
-class _Upload:
-    """A file of an object store that is being written; what goes wrong names its URL."""
-
-    def __init__(self, url: str, file: Any) -> None:
-        self._url, self._file = url, file
-
-    def write(self, content: bytes | memoryview) -> int:
-        return int(_asked(self._url, self._file.write, content))
-
-
-def _take_back(files: Any, path: str, file: Any) -> None:
-    """Leave nothing of a file that was not written to its end."""
-    from fsspec.spec import AbstractBufferedFile
-
-    if isinstance(file, AbstractBufferedFile):  # of an object store, where nothing shows before it is closed
-        file.closed = True  # or it would close itself when it is collected
-        file.discard()
-    else:
-        file.close()
-        files.rm_file(path)

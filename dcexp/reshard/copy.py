@@ -1,10 +1,12 @@
 """Copy: the chosen samples of a pool, byte for byte, in webdataset tars of their own."""
 
+import errno
 import hashlib
 import json
 import shutil
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -68,7 +70,8 @@ class Copy(Reshard):
         if not is_url(folder):
             Path(folder).mkdir(parents=True, exist_ok=True)
         for path in sorted(path for path in out.iterdir() if path.is_file()):
-            with path.open("rb") as source, whole_place(below(folder, path.name)) as copy:
+            place = below(folder, path.name)
+            with _speaking_of(place), path.open("rb") as source, whole_place(place) as copy:
                 shutil.copyfileobj(source, copy)
 
     @property
@@ -84,12 +87,27 @@ def _copy(out: Path, folder: str, pool: Path, locations: Path, blur: Blur, numbe
     done, place = noted(out, number), below(folder, name)
     if done and exists(place):
         return done
-    entries = planned(out, pool, locations, number)
-    if blur == "none":
-        return finished(out, number, Made(name, len(entries), write_tarball(place, [(entries, {})])))
-    tally: Counter[str] = Counter()
-    file = write_tarball(place, _treated(entries, Faces.load(out / PLAN / FACES), blur, tally))
-    return finished(out, number, Made(name, tally["samples"], file, tally["faces"], tally["lost"]))
+    entries, tally = planned(out, pool, locations, number), Counter[str]()
+    with _speaking_of("" if folder == str(out) else place):
+        if blur == "none":
+            made = Made(name, len(entries), write_tarball(place, [(entries, {})]))
+        else:
+            file = write_tarball(place, _treated(entries, Faces.load(out / PLAN / FACES), blur, tally))
+            made = Made(name, tally["samples"], file, tally["faces"], tally["lost"])
+    return finished(out, number, made)
+
+
+@contextmanager
+def _speaking_of(place: str) -> Iterator[None]:
+    """Say that there is no space left at ``place``; of the store's own disk, the store says it."""
+    try:
+        yield
+    except OSError as error:
+        if not place or error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise OSError(
+            f"no space left for {place}: free some, or choose another reshard.to, and give the same command again"
+        ) from error
 
 
 def _treated(

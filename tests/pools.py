@@ -63,6 +63,11 @@ def archive(*members):
     return content + bytes(-len(content) % tarfile.RECORDSIZE)
 
 
+def overwritten(content, at, new):
+    """``content`` with ``new`` in place of what stands at ``at``."""
+    return content[:at] + new + content[at + len(new) :]
+
+
 def resummed(head):
     """A header block that was changed, with the checksum it has now."""
     total = sum(head[:148]) + 8 * ord(" ") + sum(head[156:])

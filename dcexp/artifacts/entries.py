@@ -2,7 +2,8 @@
 
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
@@ -13,7 +14,7 @@ import numpy.typing as npt
 
 from dcexp.artifacts.files import whole_file
 from dcexp.artifacts.locations import Located, Tar, columns_of
-from dcexp.artifacts.place import RangeReader, open_place
+from dcexp.artifacts.place import RangeReader, is_url, open_place
 from dcexp.artifacts.uid import Uids
 
 Column = npt.NDArray[Any]
@@ -129,10 +130,18 @@ class Tars:
     def __getitem__(self, number: int) -> RangeReader:
         file = self._open.get(number)
         if file is None:
-            if len(self._open) >= OPEN:
-                self._open.pop(next(iter(self._open))).close()
             file = self._open[number] = self._opened(number)
+            local = [n for n in self._open if not is_url(self._places[n])]
+            if len(local) > OPEN:
+                self._open.pop(local[0]).close()
         return file
+
+    def open_at_once(self, numbers: Iterable[int]) -> None:
+        """Open what lies in an object store, which takes a request each, all at once."""
+        absent = [n for n in dict.fromkeys(numbers) if n not in self._open and is_url(self._places[n])]
+        if len(absent) > 1:
+            with ThreadPoolExecutor(min(len(absent), OPEN)) as pool:
+                self._open.update(zip(absent, pool.map(self._opened, absent), strict=True))
 
     def _opened(self, number: int) -> RangeReader:
         place, state = self._places[number], self._states[number]

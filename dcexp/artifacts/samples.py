@@ -46,14 +46,18 @@ class Batch(NamedTuple):
 def batches_of(walk: Iterable[Members], names: Suffixes) -> Iterator[Batch]:
     """Group members into samples, a batch for each part of the walk. Suffixes are added to ``names``.
 
-    A suffix that comes twice in a row of equal keys begins another sample. Batches come while the walk is where they
-    lie (but for the first sample of each), so what is read of them at once is cheap (:meth:`TarReader.read`).
+    A suffix that comes twice in a row of equal keys begins another sample. Where the walk breaks off, more of the last
+    sample may have been to come: it counts if it has every suffix of the one before it. Batches come while the walk is
+    where they lie (but for the first sample of each), so what is read of them at once is cheap
+    (:meth:`TarReader.read`).
     """
     known: dict[bytes, int] = {}  # extensions as they stand in names, and the suffixes they are
     open_ = Batch([], [], [], [], [])  # holds one sample, the last one, of which there may be more to come
     key, seen = b"", set[int]()  # of that sample, and the suffixes it has
+    before, whole = seen, True
     for members in walk:
         keys, ends, suffixes, offsets, sizes = open_
+        whole = members.whole
         for name, offset, size in zip(members.names, members.offsets, members.sizes, strict=True):
             stem, _, extension = name.partition(b".")
             suffix = known.get(extension, -1)
@@ -62,12 +66,14 @@ def batches_of(walk: Iterable[Members], names: Suffixes) -> Iterator[Batch]:
                 if parts is None:
                     continue
                 stem, extension, text = parts
-                suffix = known[extension] = names.setdefault(text, len(names))
+                suffix = names.setdefault(text, len(names))
+                if extension and b"__" not in extension:  # else the name may have no dot, or be one that is skipped
+                    known[extension] = suffix
                 if stem != key or suffix in seen:
                     if keys:
                         ends.append(len(suffixes))
                     keys.append(stem)
-                    key, seen = stem, set()
+                    key, before, seen = stem, seen, set()
             seen.add(suffix)
             suffixes.append(suffix)
             offsets.append(offset)
@@ -76,7 +82,7 @@ def batches_of(walk: Iterable[Members], names: Suffixes) -> Iterator[Batch]:
         open_ = Batch(keys[-1:], [], suffixes[last:], offsets[last:], sizes[last:])
         if ends:
             yield Batch(keys[:-1], ends, suffixes[:last], offsets[:last], sizes[:last])
-    if open_.keys:
+    if open_.keys and (whole or (before and before <= seen)):
         yield open_._replace(ends=[len(open_.suffixes)])
 
 

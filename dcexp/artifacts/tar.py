@@ -24,11 +24,15 @@ WINDOW = 1 << 22  # bytes read at once; larger members are skipped over
 
 @dataclass(kw_only=True)
 class Members:
-    """Regular files in an archive, in order: their names, and where their bytes are: ``[offset, offset + size)``."""
+    """Regular files in an archive, in order: their names, and where their bytes are: ``[offset, offset + size)``.
+
+    They are not ``whole`` where damage ends them: there may have been more.
+    """
 
     names: list[bytes] = field(default_factory=list)
     offsets: list[int] = field(default_factory=list)
     sizes: list[int] = field(default_factory=list)
+    whole: bool = True
 
 
 class _DamagedError(Exception):
@@ -71,8 +75,8 @@ class TarReader:
             try:
                 offset = self._take_window(offset, members)
             except _DamagedError as damage:
-                self.damage, offset = str(damage), -1
-            if members.names:
+                self.damage, members.whole, offset = str(damage), False, -1
+            if members.names or not members.whole:
                 yield members
 
     def _take_window(self, offset: int, members: Members) -> int:
@@ -96,7 +100,7 @@ class TarReader:
         """Take one header of any kind; returns where the next one is."""
         kind = header[156:157]
         size = 0 if kind in _EMPTY_KINDS else _size(header, offset)
-        if kind in _REGULAR and self._long_size >= 0:
+        if self._long_size >= 0 and kind not in _EMPTY_KINDS + _EXTENDED:
             size = self._long_size
         data = offset + BLOCK
         if data + size > self.size:
@@ -123,7 +127,7 @@ class TarReader:
             raise _DamagedError(f"cut off at byte {self.size:,}, inside a header")
         if header == bytes(BLOCK):
             if self.read(offset, _LONGEST_END + BLOCK).strip(b"\0"):
-                raise _DamagedError(f"more data behind the end marker at byte {offset:,}")
+                self.damage = f"more data behind the end marker at byte {offset:,}"
             return b""
         if not _is_sound(header):
             raise _DamagedError(f"bad header at byte {offset:,}")
@@ -173,7 +177,7 @@ def _extension(kind: bytes, data: bytes, path: bytes, size: int) -> tuple[bytes,
     try:
         for keyword, value in _records(data):
             if keyword == b"path":
-                path = value
+                path = value.partition(b"\0")[0]
             elif keyword == b"size":
                 size = _number(b"%o" % int(value))
     except ValueError:

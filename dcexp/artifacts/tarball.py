@@ -13,7 +13,7 @@ from dcexp.artifacts.headers import LARGEST_SIZE, LONGEST_NAME, blocks_of, heade
 from dcexp.artifacts.pieces import Piece, read_pieces
 from dcexp.artifacts.place import whole_place
 from dcexp.artifacts.plain import BLOCK, Bytes
-from dcexp.artifacts.uid import uid_digits
+from dcexp.artifacts.uid import DIGITS, format_uid, uid_digits
 
 CHUNK = (4 << 20) // BLOCK  # blocks that are put together in memory
 _LARGE = (32 << 20) // BLOCK  # a sample of more blocks goes through memory piece by piece
@@ -47,6 +47,7 @@ def write_tarball(place: str, parts: Iterable[tuple[Entries, Mapping[int, bytes]
         output = _Output(file, place)
         for entries, contents in parts:
             with Tars(entries) as tars:
+                tars.open_at_once(entries.tars.tolist())
                 _write_part(output, _Layout(entries, contents), tars)
         output.write(bytes(2 * BLOCK + -(output.size + 2 * BLOCK) % tarfile.RECORDSIZE))
     return output.entry
@@ -69,7 +70,7 @@ class _Layout:
         counts = entries.ends - entries.starts
         of = np.repeat(np.arange(len(entries)), counts)
         self._order = np.lexsort((entries.suffixes, of))  # members by suffix within each sample, as webdataset writes
-        self._names = _names(entries, of)
+        self._of, self._names = of, _names(entries, of)
         self._odd = (self._names[:, LONGEST_NAME:].any(axis=1)) | (entries.sizes > LARGEST_SIZE)
         self._head_blocks = np.ones(len(of), np.int64)
         for i in np.flatnonzero(self._odd).tolist():
@@ -152,18 +153,19 @@ class _Layout:
             output.write(bytes(-size % BLOCK))
 
     def _odd_header(self, i: int) -> bytes:
-        name = self._names[i].tobytes().rstrip(b"\0").decode("utf-8", "surrogateescape")
-        return header(name, int(self._entries.sizes[i]))
+        entries, sample = self._entries, self._of[i]
+        name = f"{format_uid(entries.uids[sample])}-{entries.copies[sample]}.{entries.names[entries.suffixes[i]]}"
+        return header(name, int(entries.sizes[i]))
 
 
 def _names(entries: Entries, of: Ints) -> Bytes:
-    """The names of all members, shape (members, longest), ending in zeros."""
+    """The names of all members, shape (members, longest), ending in zeros; longer ones are cut behind LONGEST_NAME."""
     kinds, which = np.unique(
         entries.copies[of].astype(np.int64) * len(entries.names) + entries.suffixes, return_inverse=True
     )
     copies, suffixes = np.divmod(kinds, len(entries.names))
     tails = [
-        f"-{copy}.{entries.names[suffix]}".encode("utf-8", "surrogateescape")
+        f"-{copy}.{entries.names[suffix]}".encode("utf-8", "surrogateescape")[: LONGEST_NAME + 1 - DIGITS]
         for copy, suffix in zip(copies.tolist(), suffixes.tolist(), strict=True)
     ]
     width = max(map(len, tails), default=0)

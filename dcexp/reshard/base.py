@@ -2,7 +2,7 @@
 
 import shutil
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -119,7 +119,10 @@ def _account(plan: Path, engine: Engine, inputs: Inputs) -> Ledger:
     ledger, tars = Ledger(inputs.subset.uids(), plan / "marks"), inputs.locations.tars(inputs.pool)
     work = partial(find, plan, inputs.subset.path / SUBSET, inputs.locations.path)
     for number, _ in enumerate(engine.map(work, range(len(tars)), what="find what is wanted")):
-        ledger.add(tars[number], Found.load(found_file(plan, number)))
+        found = Found.load(found_file(plan, number))
+        before = ledger.add(tars[number], found)
+        if before.any():
+            replace(found, first=before * found.counts).save(found_file(plan, number))
     return ledger
 
 

@@ -1,5 +1,6 @@
 """Faces in the images of a subset: where the metadata say they are."""
 
+import logging
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -11,8 +12,10 @@ import numpy.typing as npt
 from dcexp.artifacts.files import whole_file
 from dcexp.artifacts.lookup import count_in
 from dcexp.artifacts.pool import DamagedError, Part, Pool
-from dcexp.artifacts.uid import UID, Uids
+from dcexp.artifacts.uid import UID, Uids, firsts
 from dcexp.engines.base import Engine
+
+log = logging.getLogger(__name__)
 
 COLUMN = "face_bboxes"
 _FILES = ("uids", "ends", "boxes")
@@ -41,9 +44,10 @@ class Faces:
             with whole_file(folder / f"{name}.npy", durable=False) as file:
                 np.save(file, getattr(self, name))
 
-    def of(self, position: int) -> list[list[float]]:
+    def of(self, position: int, rows: int) -> list[list[float]]:
+        """The boxes of the uid at ``position``, which has so many ``rows`` in the metadata."""
         start = int(self.ends[position - 1]) if position else 0
-        boxes: list[list[float]] = self.boxes[start : self.ends[position]].tolist()
+        boxes: list[list[float]] = self.boxes[start : self.ends[position + rows - 1]].tolist()
         return boxes
 
 
@@ -58,21 +62,25 @@ def collect_faces(folder: Path, engine: Engine, pool: Pool, subset: Path) -> Non
             f"{', '.join(pool.columns)}. Leave it out: reshard.blur=none"
         )
     found = list(engine.map(partial(_faces_in, subset, pool.skip_corrupt), list(pool.parts), what="look for faces"))
-    uids, counts, boxes = (np.concatenate(column) for column in zip(*found, strict=True))
+    *columns, known = zip(*found, strict=True)
+    uids, counts, boxes = map(np.concatenate, columns)
+    lacking = int(firsts(np.load(subset, mmap_mode="r", allow_pickle=False)).sum()) - sum(known)
+    if lacking > 0:
+        log.warning("%d of the chosen samples are not in the metadata: nothing is known of faces in them", lacking)
     order = np.lexsort((uids["f1"], uids["f0"]))
     starts = np.cumsum(counts) - counts
     members = np.concatenate([np.arange(starts[i], starts[i] + counts[i]) for i in order] or [np.empty(0, np.int64)])
     Faces(uids[order], np.cumsum(counts[order]), boxes[members]).save(folder)
 
 
-def _faces_in(subset: Path, skip_corrupt: bool, part: Part) -> tuple[Uids, Any, Any]:
-    """Uids, numbers of boxes, and boxes of one part of the pool."""
+def _faces_in(subset: Path, skip_corrupt: bool, part: Part) -> tuple[Uids, Any, Any, int]:
+    """Uids, numbers of boxes, and boxes of one part of the pool; and how many chosen samples it has in all."""
     try:
         table = part.table(["uid", COLUMN])
     except DamagedError:
         if not skip_corrupt:
             raise
-        return np.empty(0, UID), np.empty(0, np.int64), np.empty((0, 4))
+        return np.empty(0, UID), np.empty(0, np.int64), np.empty((0, 4)), 0
     if not _is_of_boxes(kind := table.schema.field(COLUMN).type):
         raise ValueError(
             f"{part.parquet}: {COLUMN} holds {kind}; wanted lists of boxes of four numbers: x_min, y_min, x_max, y_max"
@@ -84,7 +92,7 @@ def _faces_in(subset: Path, skip_corrupt: bool, part: Part) -> tuple[Uids, Any, 
     # A box that is none is told where it is used: it concerns one image.
     flat = [box if box and len(box) == 4 and None not in box else _NO_BOX for i in with_faces for box in lists[i]]
     counts = np.array([len(lists[i]) for i in with_faces], np.int64)
-    return uids[wanted[with_faces]], counts, np.array(flat, np.float64).reshape(-1, 4)
+    return uids[wanted[with_faces]], counts, np.array(flat, np.float64).reshape(-1, 4), len(wanted)
 
 
 def _is_of_boxes(kind: Any) -> bool:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from dcexp.artifacts.base import Counts
 from dcexp.artifacts.files import whole_file, write_json
@@ -18,24 +19,35 @@ from dcexp.reshard.plan import Found
 log = logging.getLogger(__name__)
 
 _BLOCK = 1 << 20  # uids looked at together
+_MANY = 255  # samples of one uid; more are counted as that
 
 
 class Ledger:
-    """The account of a subset, tar by tar. Whether a uid was found is kept in the file ``marks``, a byte each."""
+    """The account of a subset, tar by tar. How often a uid was found is kept in the file ``marks``, a byte each."""
 
     def __init__(self, wanted: Uids, marks: Path) -> None:
         self.wanted = wanted
         self.tars: list[tuple[Tar, int]] = []  # with the number of samples kept of it
         self.copies = self.duplicates = 0
-        self._found = np.memmap(marks, np.uint8, "w+", shape=wanted.shape)
+        with marks.open("wb") as file:  # really written: to run out of disk within a map would end the process
+            for start in range(0, len(wanted), _BLOCK):
+                file.write(bytes(min(_BLOCK, len(wanted) - start)))
+        self._found = np.memmap(marks, np.uint8, "r+")
 
-    def add(self, tar: Tar, found: Found) -> None:
-        """Add what was found in one tar."""
+    def add(self, tar: Tar, found: Found) -> npt.NDArray[np.int64]:
+        """Add what was found in one tar. Returns how many samples of its uid came before each, nearly always 0."""
         self.tars.append((tar, len(found.rows)))
         self.copies += int(found.counts.sum())
-        new = np.unique(found.positions)
-        self.duplicates += len(found.positions) - int((self._found[new] == 0).sum())
-        self._found[new] = 1
+        order = np.argsort(found.positions, kind="stable")
+        in_order = found.positions[order]
+        first = np.ones(len(order), bool)
+        first[1:] = in_order[1:] != in_order[:-1]
+        within = np.arange(len(order)) - np.maximum.accumulate(np.where(first, np.arange(len(order)), 0))
+        before = np.empty(len(order), np.int64)
+        before[order] = within + self._found[in_order]
+        self.duplicates += int((before > 0).sum())
+        self._found[in_order] = np.minimum(within + self._found[in_order] + 1, _MANY)
+        return before
 
     @property
     def kept(self) -> int:
@@ -61,7 +73,7 @@ class Ledger:
             block = self.wanted[start : start + _BLOCK]
             new = firsts(block)
             new[0] = start == 0 or block[0] != self.wanted[start - 1]
-            yield block, new, self._found[start : start + _BLOCK] == 1
+            yield block, new, self._found[start : start + _BLOCK] > 0
 
     def counts(self, missing: int, lost: int = 0) -> Counts:
         """Samples in the tars, and wanted uids that are in none; ``lost`` ones turned out to be unreadable."""

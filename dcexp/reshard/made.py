@@ -8,8 +8,8 @@ from typing import NamedTuple
 import numpy as np
 
 from dcexp.artifacts.entries import Entries, entries_of
-from dcexp.artifacts.files import whole_file, write_json
-from dcexp.artifacts.locations import Locations, Tar
+from dcexp.artifacts.files import content_digest, whole_file, write_json
+from dcexp.artifacts.locations import TARS, Locations, Tar
 from dcexp.artifacts.pool import Pool
 from dcexp.artifacts.shards import STATS_NAME
 from dcexp.reshard.plan import shard_file
@@ -34,12 +34,12 @@ def planned(out: Path, pool: Path, locations: Path, number: int) -> Entries:
     """What goes into shard ``number``."""
     rows = np.load(shard_file(out / PLAN, number), allow_pickle=False)
     numbers, rows[:, 0] = np.unique(rows[:, 0], return_inverse=True)
-    tars, artifact = _tars(pool, locations), Locations(locations)
+    tars, artifact = _tars(pool, locations, content_digest(locations / TARS)), Locations(locations)
     return entries_of([tars[n] for n in numbers.tolist()], [artifact.located(n) for n in numbers.tolist()], rows)
 
 
 @lru_cache(1)
-def _tars(pool: Path, locations: Path) -> list[Tar]:
+def _tars(pool: Path, locations: Path, digest: str) -> list[Tar]:
     return Locations(locations).tars(Pool(pool))
 
 

@@ -27,12 +27,15 @@ _TAIL = len("-.") + 10  # what a name has beside uid and suffix, the number of a
 class Found:
     """The wanted samples of one tar: its ``rows``, how often each is wanted, its first place in the subset, and the
     bytes that a copy takes in a shard. One entry per sample each.
+
+    Copies are numbered from ``first`` on: where a pool has a uid twice, no two copies have one name.
     """
 
     rows: Column
     counts: Column
     positions: Column
     sizes: Column
+    first: Column
 
     def save(self, path: Path) -> None:
         with whole_file(path, durable=False) as file:
@@ -64,6 +67,7 @@ def find(plan: Path, subset: Path, locations: Path, number: int) -> None:
         counts=counts[rows],
         positions=positions[rows],
         sizes=_sizes(located)[rows],
+        first=np.zeros(len(rows), np.int64),
     ).save(found_file(plan, number))
 
 
@@ -118,8 +122,9 @@ def _parts(plan: Path, tars: Sequence[int], seed: int | None) -> Iterator[tuple[
 
 def _together(waiting: Sequence[tuple[int, Found]], seed: int | None) -> tuple[Column, Column]:
     tar = np.concatenate([np.full(len(found.rows), number, np.int32) for number, found in waiting])
-    rows, counts, sizes = (
-        np.concatenate([getattr(found, name) for _, found in waiting]) for name in ("rows", "counts", "sizes")
+    rows, counts, sizes, first = (
+        np.concatenate([getattr(found, name) for _, found in waiting]) for name in ("rows", "counts", "sizes", "first")
     )
     sample, copy = arranged(counts, seed)
-    return np.stack([tar[sample], rows[sample], copy.astype(np.int32)], axis=1), sizes[sample]
+    numbers = (first[sample] + copy).astype(np.int32)
+    return np.stack([tar[sample], rows[sample], numbers], axis=1), sizes[sample]

@@ -40,7 +40,7 @@ def treat(entries: Entries, faces: Faces, blur: Blur) -> Treated:
     editor = _Editor(entries)
     with Tars(entries) as tars:
         for sample in np.flatnonzero(counts).tolist():
-            boxes = faces.of(int(places[sample]))
+            boxes = faces.of(int(places[sample]), int(counts[sample]))
             try:
                 if blur == "apply":
                     editor.blur(tars, sample, boxes)

@@ -1,7 +1,8 @@
 """Raw samples out of the shards, one after the other without end, with count and reason of what was unreadable."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -70,7 +71,7 @@ def _shard_samples(place: str, losses: Losses) -> Iterator[RawSample]:
     """The samples of one shard, in order: of a tar, or of an index of tars."""
     try:
         if place.endswith(".npz"):
-            yield from _indexed(place)
+            yield from _indexed(place, losses)
             return
         with TarReader(place) as reader:
             for sample in samples_of(reader.walk()):
@@ -82,17 +83,30 @@ def _shard_samples(place: str, losses: Losses) -> Iterator[RawSample]:
         losses.add(place, 0, error)
 
 
-def _indexed(place: str) -> Iterator[RawSample]:
+def _indexed(place: str, losses: Losses) -> Iterator[RawSample]:
     """Samples straight out of the tars of the pool. Raises NoSamples when one of them is no longer what it was."""
     entries = Entries.load(Path(place))
     wanted = np.array([_is_trained_on(name) for name in entries.names], bool)
     try:
         with Tars(entries) as tars:
             for first in range(0, len(entries), TOGETHER):
-                for sample in _read(entries, tars, range(first, min(first + TOGETHER, len(entries))), wanted):
+                numbers = range(first, min(first + TOGETHER, len(entries)))
+                for sample in _readable(entries, tars, numbers, wanted, partial(losses.add, place, 0)):
                     yield {SHARD: place} | sample
     except ValueError as error:
         raise NoSamples(str(error)) from None
+
+
+def _readable(
+    entries: Entries, tars: Tars, numbers: range, wanted: npt.NDArray[np.bool_], complain: Callable[[OSError], None]
+) -> Iterator[dict[str, bytes]]:
+    """Some samples; without those that cannot be read, of which one is complained about."""
+    try:
+        yield from _read(entries, tars, numbers, wanted)
+    except OSError as error:
+        complain(error)
+        for number in numbers if len(numbers) > 1 else ():
+            yield from _readable(entries, tars, range(number, number + 1), wanted, complain)
 
 
 def _read(entries: Entries, tars: Tars, numbers: range, wanted: npt.NDArray[np.bool_]) -> list[dict[str, bytes]]:
@@ -108,6 +122,7 @@ def _read(entries: Entries, tars: Tars, numbers: range, wanted: npt.NDArray[np.b
             pieces.append((int(entries.tars[number]), list(zip(offsets, views, strict=True))))
         suffixes = [entries.names[i] for i in entries.suffixes[members].tolist()]
         samples.append(dict(zip(suffixes, views, strict=True)))
+    tars.open_at_once(number for number, _ in pieces)
     read_pieces(tars, pieces)
     return [{suffix: bytes(view) for suffix, view in sample.items()} for sample in samples]
 

@@ -16,10 +16,13 @@ import pytest
 
 from dcexp.artifacts.locations import Locations
 from dcexp.artifacts.shards import Shards
-from dcexp.artifacts.uid import format_uid
+from dcexp.artifacts.uid import format_uid, parse_uids, sort_uids
 from dcexp.engines.local import Local
+from dcexp.filters.uids import UidList
 from dcexp.reshard.copy import Copy
 from dcexp.reshard.locate import Locate
+from dcexp.sources.commonpool import CommonPool
+from dcexp.store import Store
 from tests.pools import ONE, hex_uids, indexed, sample, subset_of, write_parquet, write_pool, write_tar
 
 
@@ -229,7 +232,7 @@ def test_settings_out_of_range_are_refused(fields):
 def test_a_uid_that_two_samples_have_is_copied_twice_and_counted(root, uids, tmp_path):
     write_tar(root / "shards" / "00000002.tar", [sample(uids[0], b"again")])
     shards, summary = resharded(root, uids[:2], tmp_path / "out")
-    assert [s["__key__"] for s in read(shards.places)] == [f"{uids[0]}-0", f"{uids[1]}-0", f"{uids[0]}-0"]
+    assert [s["__key__"] for s in read(shards.places)] == [f"{uids[0]}-0", f"{uids[1]}-0", f"{uids[0]}-1"]
     assert summary.facts["duplicates"] == 1 and summary.counts.kept == 3
 
 
@@ -317,3 +320,25 @@ def test_one_reading_of_the_pool_serves_every_subset(root, uids, tmp_path):
         subset = subset_of(tmp_path / f"{name}-subset", wanted)
         summary = Copy().run(tmp_path / name, ONE, pool=pool, subset=subset, locations=locations)
         assert summary.counts.kept == len(wanted)
+
+
+def test_two_samples_of_one_uid_side_by_side_have_two_names(root, uids, tmp_path):
+    write_tar(root / "shards" / "00000000.tar", [sample(uids[0]), sample(uids[0], b"again"), sample(uids[1])])
+    shards, summary = resharded(root, [uids[0], uids[0], uids[1]], tmp_path / "out", Copy())
+    names = [s["__key__"] for s in read(shards.places)]
+    assert sorted(names) == sorted([*(f"{uids[0]}-{j}" for j in range(4)), f"{uids[1]}-0"])
+    assert summary.facts["duplicates"] == 1
+
+
+def test_locations_that_are_found_anew_are_used_at_once(root, uids, tmp_path):
+    store, pool = Store(root=str(tmp_path / "store")), CommonPool(root=str(root)).step()
+    np.save(tmp_path / "all.npy", sort_uids(parse_uids(uids)))
+    step = Copy().step(pool, UidList(path=str(tmp_path / "all.npy")).step(pool))
+    before = store.build(step, ONE)
+    tar = root / "shards" / "00000001.tar"
+    write_tar(tar, [sample(uid, b"other") for uid in uids[7:]])
+    with pytest.raises(ValueError, match=r"00000001.tar has changed .*rebuild=locations"):
+        Store(root=store.root).build(step, ONE, frozenset({"shards"}))
+    after = Store(root=store.root).build(step, ONE, frozenset({"locations"}))
+    assert before.path == after.path
+    assert [s["jpg"] for s in read(Shards(after.path).places)][7:] == [b"other"] * 5

@@ -120,17 +120,16 @@ def test_a_tar_that_has_changed_ends_the_training_and_says_what_to_do(root, want
         tar.write_bytes(content)
 
 
-def test_a_tar_that_is_gone_is_counted_as_lost(root, wanted, tmp_path):
+def test_a_pool_that_is_gone_ends_with_a_message(root, wanted, tmp_path):
     shards, _ = resharded(root, wanted, tmp_path / "out", Index(shard_size=100))
-    tar = root / "shards" / "00000001.tar"
-    tar.rename(tar.with_suffix(".away"))
+    (root / "shards").rename(root / "away")
     losses = Losses()
     try:
         with pytest.raises(NoSamples, match="without a single sample"):
-            list(raw_samples(sizes(shards), Random(0), losses))
+            next(raw_samples(sizes(shards), Random(0), losses))
         assert losses.corrupt >= len(wanted) and "is gone" in losses.complaints[0]
     finally:
-        tar.with_suffix(".away").rename(tar)
+        (root / "away").rename(root / "shards")
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -152,3 +151,17 @@ def test_small_windows_of_reading_make_no_difference(both, monkeypatch):
 
 def test_the_paths_of_an_index_are_absolute(both):
     assert all(Path(place).is_absolute() and place.endswith(".npz") for place in both[1].places)
+
+
+def test_samples_of_the_other_tars_are_read_when_one_is_gone(root, wanted, tmp_path):
+    shards, _ = resharded(root, wanted, tmp_path / "out", Index(shard_size=100))
+    (place,), tar = shards.places, root / "shards" / "00000000.tar"
+    whole = [without_place(s) for s in _once(shards)]
+    second = [s for s in whole if s["txt"].decode() in hex_uids(40, seed=1)]
+    tar.rename(tar.with_suffix(".away"))
+    try:
+        losses = Losses()
+        found = [without_place(s) for s in islice(raw_samples({place: len(whole)}, Random(0), losses), len(second) + 1)]
+        assert found[: len(second)] == second and losses.corrupt == len(whole) - len(second)
+    finally:
+        tar.with_suffix(".away").rename(tar)

@@ -61,20 +61,20 @@ def slow_uid(found):
 
 def slow_reshard(tars, wanted):
     """What is written, in the order of the pool, of samples that are ``wanted`` that often; and the account of tars."""
-    written, account, seen = [], [], set()
+    written, account, seen = [], [], Counter()
     for path in tars:
         uids = [(slow_uid(found), found) for found in slow_samples(path)]
         kept = [(uid, found) for uid, found in uids if uid and wanted[uid]]
         corrupt = sum(uid is None for uid, _ in uids)
         for uid, found in kept:
-            for copy in range(wanted[uid]):
+            for copy in range(seen[uid] * wanted[uid], (seen[uid] + 1) * wanted[uid]):
                 written.append([(f"{uid}-{copy}.{suffix}", found[suffix]) for suffix in sorted(found)])
-        seen.update(uid for uid, _ in kept)
+            seen[uid] += 1
         account.append({
             "tar": path.name, "total": len(uids), "kept": len(kept), "dropped": len(uids) - corrupt - len(kept),
             "missing": 0, "corrupt": corrupt, "damage": "",
         })  # fmt: skip
-    return written, account, sorted({uid for uid in wanted if wanted[uid]} - seen)
+    return written, account, sorted({uid for uid in wanted if wanted[uid]} - seen.keys())
 
 
 # Tars as nobody should write them.

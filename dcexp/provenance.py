@@ -68,11 +68,18 @@ def code_digest(*modules: str) -> str:
     while queue:
         name = queue.pop()
         package = name.partition(".")[0]
-        source = None if name in found else _source(name)
-        if source is not None:
-            found[name] = hashlib.sha256(source).hexdigest()
-            queue += [n for n in _imports(source) if n.partition(".")[0] == package and not n.startswith(frame)]
+        digest, imports = ("", ()) if name in found else _read(name)
+        if digest:
+            found[name] = digest
+            queue += [n for n in imports if n.partition(".")[0] == package and not n.startswith(frame)]
     return hashlib.sha256("".join(f"{n} {d}\n" for n, d in sorted(found.items())).encode()).hexdigest()[:16]
+
+
+@functools.cache
+def _read(module: str) -> tuple[str, tuple[str, ...]]:
+    """The digest of a module's source, empty without any, and the modules it imports from."""
+    source = _source(module)
+    return (hashlib.sha256(source).hexdigest(), tuple(_imports(source))) if source is not None else ("", ())
 
 
 def _source(module: str) -> bytes | None:

@@ -80,7 +80,7 @@ MISTAKES = {
     "filter=uids": ["filter.path has no value yet; give one: filter.path=…"],
     "filter=uids filter.path=nowhere.npy": ["nowhere.npy"],
     "until=result": ["until: wanted", "'results'", "got 'result'"],
-    "rebuild=shard": ["rebuild=shard: wanted one or more of pool, subset, shards"],
+    "rebuild=shard": ["rebuild=shard: wanted one or more of pool, subset, locations, shards"],
     "seed=first": ["seed: wanted int, got 'first'"],
     "engine.workers=-1": ["engine.workers=-1"],
     "train.max_steps=5": ["no key 'train.max_steps' here"],

@@ -148,7 +148,17 @@ def small_house(tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-    "kind, nth", [("pool", 2), ("pool", 5), ("pool", 8), ("subset", 2), ("subset", 3), ("locations", 2), ("shards", 2), ("shards", 5)]
+    "kind, nth",
+    [
+        ("pool", 2),
+        ("pool", 5),
+        ("pool", 8),
+        ("subset", 2),
+        ("subset", 3),
+        ("locations", 2),
+        ("shards", 2),
+        ("shards", 5),
+    ],
 )
 def test_killed_while_selecting_then_the_same_command_gives_the_same_artifact(kind, nth, small_house, tmp_path):
     killed_then_finished(tmp_path, kind, nth, SMALL)

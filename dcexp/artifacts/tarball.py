@@ -15,7 +15,7 @@ from dcexp.artifacts.place import whole_place
 from dcexp.artifacts.plain import BLOCK, Bytes
 from dcexp.artifacts.uid import DIGITS, format_uid, uid_digits
 
-CHUNK = (4 << 20) // BLOCK  # blocks that are put together in memory
+CHUNK = (1 << 20) // BLOCK  # blocks that are put together in memory
 _LARGE = (32 << 20) // BLOCK  # a sample of more blocks goes through memory piece by piece
 Ints = npt.NDArray[np.int64]
 

@@ -1,35 +1,33 @@
 """The samples of one shard, in order, by where their bytes lie in the tars of the pool; and how these are read."""
 
-import io
 import json
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
-from pathlib import Path
-from typing import Any
+from typing import ClassVar
 
 import numpy as np
-import numpy.typing as npt
 
-from dcexp.artifacts.files import whole_file
-from dcexp.artifacts.locations import Located, Tar, columns_of
+from dcexp.artifacts.columns import Column, Columns, ranges
+from dcexp.artifacts.locations import Located, Tar
 from dcexp.artifacts.place import RangeReader, is_url, open_place
 from dcexp.artifacts.uid import Uids
 
-Column = npt.NDArray[Any]
 OPEN = 32  # files held open at once
 ANEW = "rebuild=locations"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Entries:
+class Entries(Columns):
     """Samples as columns. ``places`` are tars and ``states`` tell whether they are still the same.
 
     ``tars`` (a position in ``places``), ``uids``, ``copies`` (which copy of a repeated sample it is) and ``ends``
     have one entry per sample: sample i owns the members ``ends[i-1]:ends[i]``. ``offsets`` and ``sizes`` (bytes in
     the tar) and ``suffixes`` (a position in ``names``) have one per member, in the order of the tar.
     """
+
+    durable: ClassVar[bool] = True  # this is the shard itself
 
     places: Column
     states: Column
@@ -61,15 +59,6 @@ class Entries:
             ends=self.ends[samples] - start,
         )
 
-    def save(self, path: Path) -> None:
-        with whole_file(path) as file:
-            np.savez(file, allow_pickle=False, **columns_of(self))
-
-    @classmethod
-    def load(cls, path: Path) -> "Entries":
-        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as npz:
-            return cls(**{f.name: npz[f.name] for f in fields(cls)} | {"names": json.loads(str(npz["names"]))})
-
 
 def entries_of(tars: Sequence[Tar], located: Sequence[Located], rows: Column) -> Entries:
     """The samples that ``rows`` name, shape (n, 3): a position in ``tars``, a sample of that tar, which copy."""
@@ -81,14 +70,14 @@ def entries_of(tars: Sequence[Tar], located: Sequence[Located], rows: Column) ->
     for one, first, last in zip(located, edges[:-1], edges[1:], strict=True):
         mine = rows[order[first:last], 1]
         counts = one.ends[mine] - np.where(mine > 0, one.ends[mine - 1], 0)
-        members = _ranges(one.ends[mine] - counts, counts)
+        members = ranges(one.ends[mine] - counts, counts)
         suffixes = np.array([numbers[name] for name in one.names], np.int32)[one.suffixes[members]]
         parts.append((one.uids[mine], counts, one.offsets[members], one.sizes[members], suffixes))
     uids, counts, offsets, sizes, suffixes = (np.concatenate(column) for column in zip(*parts, strict=True))
     back = np.empty(len(order), np.int64)
     back[order] = np.arange(len(order))
     starts = np.cumsum(counts) - counts
-    members = _ranges(starts[back], counts[back])
+    members = ranges(starts[back], counts[back])
     return Entries(
         places=np.array([tar.place for tar in tars]),
         states=np.array([json.dumps(tar.state) for tar in tars]),
@@ -101,12 +90,6 @@ def entries_of(tars: Sequence[Tar], located: Sequence[Located], rows: Column) ->
         suffixes=suffixes[members],
         names=names,
     )
-
-
-def _ranges(starts: Column, counts: Column) -> Column:
-    """``starts[i], starts[i] + 1, …``: ``counts[i]`` numbers for every i, one behind the other."""
-    before = np.cumsum(counts) - counts
-    return np.arange(int(counts.sum())) + np.repeat(starts - before, counts)
 
 
 class Tars:

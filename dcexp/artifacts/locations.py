@@ -3,17 +3,15 @@
 Known once for a pool, it serves every subset of it: copying, and reading without copying.
 """
 
-import io
 import json
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from dcexp.artifacts.base import Artifact
-from dcexp.artifacts.files import whole_file
+from dcexp.artifacts.columns import Column, Columns
 from dcexp.artifacts.place import State, exists, name_of, open_place
 from dcexp.artifacts.pool import Pool
 from dcexp.artifacts.samples import Batch, Suffixes, batches_of, uids_in
@@ -21,12 +19,11 @@ from dcexp.artifacts.tar import TarReader
 from dcexp.artifacts.uid import Uids, uids_from_bytes
 
 TARS = "tars.json"
-Column = npt.NDArray[Any]
 _LARGEST_STATS = 1 << 20
 
 
 @dataclass(frozen=True, kw_only=True)
-class Located:
+class Located(Columns):
     """The readable samples of one tar as columns, in its order.
 
     ``uids`` and ``ends`` have one entry per sample: sample i owns the members ``ends[i-1]:ends[i]``. ``offsets`` and
@@ -39,21 +36,6 @@ class Located:
     sizes: Column
     suffixes: Column
     names: list[str]
-
-    def save(self, path: Path) -> None:
-        with whole_file(path, durable=False) as file:
-            np.savez(file, allow_pickle=False, **columns_of(self))
-
-    @classmethod
-    def load(cls, path: Path) -> "Located":
-        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as npz:
-            return cls(**{f.name: npz[f.name] for f in fields(cls)} | {"names": json.loads(str(npz["names"]))})
-
-
-def columns_of(thing: Any) -> dict[str, Any]:
-    """The fields of a dataclass of columns as arrays, for np.savez; ``names`` may be of any number and length."""
-    columns = {f.name: getattr(thing, f.name) for f in fields(thing)}
-    return columns | {"names": np.array(json.dumps(thing.names))}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -76,7 +76,7 @@ class Reshard(Stage):
         plan.mkdir(exist_ok=True)
         inputs = Inputs(pool, subset, locations)
         self.prepare(out, engine, inputs)
-        ledger = _account(plan, engine, inputs)
+        ledger = _account(Ledger(wanted, plan / "marks"), plan, engine, inputs)
         missing = report_missing(out, ledger, str(pool.root), self.max_missing)
         seed = self.seed if self.shuffle else None
         lengths = plan_shards(plan, len(ledger.tars), self.shard_size, self.shard_bytes, seed)
@@ -114,9 +114,9 @@ class Reshard(Stage):
         return {}
 
 
-def _account(plan: Path, engine: Engine, inputs: Inputs) -> Ledger:
+def _account(ledger: Ledger, plan: Path, engine: Engine, inputs: Inputs) -> Ledger:
     """Find the wanted samples in every tar."""
-    ledger, tars = Ledger(inputs.subset.uids(), plan / "marks"), inputs.locations.tars(inputs.pool)
+    tars = inputs.locations.tars(inputs.pool)
     work = partial(find, plan, inputs.subset.path / SUBSET, inputs.locations.path)
     for number, _ in enumerate(engine.map(work, range(len(tars)), what="find what is wanted")):
         found = Found.load(found_file(plan, number))

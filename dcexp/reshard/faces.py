@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from dcexp.artifacts.columns import ranges
 from dcexp.artifacts.files import whole_file
 from dcexp.artifacts.lookup import count_in
 from dcexp.artifacts.pool import DamagedError, Part, Pool
@@ -69,7 +70,7 @@ def collect_faces(folder: Path, engine: Engine, pool: Pool, subset: Path) -> Non
         log.warning("%d of the chosen samples are not in the metadata: nothing is known of faces in them", lacking)
     order = np.lexsort((uids["f1"], uids["f0"]))
     starts = np.cumsum(counts) - counts
-    members = np.concatenate([np.arange(starts[i], starts[i] + counts[i]) for i in order] or [np.empty(0, np.int64)])
+    members = ranges(starts[order], counts[order])
     Faces(uids[order], np.cumsum(counts[order]), boxes[members]).save(folder)
 
 

@@ -1,14 +1,12 @@
 """Before anything is written: which samples of which tar are wanted, and what goes into which shard."""
 
-import io
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from dcexp.artifacts.columns import Column, Columns
 from dcexp.artifacts.files import whole_file
 from dcexp.artifacts.headers import LONGEST_NAME, blocks_of
 from dcexp.artifacts.locations import Located, located_file
@@ -17,14 +15,13 @@ from dcexp.artifacts.plain import BLOCK
 from dcexp.artifacts.uid import DIGITS, Uids
 from dcexp.reshard.arrange import TOGETHER, arranged, cut
 
-Column = npt.NDArray[Any]
 _AT_ONCE = 512  # uids looked up together
 _LONG_HEADER = 3 * BLOCK  # of a member with a long name
 _TAIL = len("-.") + 10  # what a name has beside uid and suffix, the number of a copy in ten digits
 
 
 @dataclass(frozen=True, kw_only=True)
-class Found:
+class Found(Columns):
     """The wanted samples of one tar: its ``rows``, how often each is wanted, its first place in the subset, and the
     bytes that a copy takes in a shard. One entry per sample each.
 
@@ -36,15 +33,6 @@ class Found:
     positions: Column
     sizes: Column
     first: Column
-
-    def save(self, path: Path) -> None:
-        with whole_file(path, durable=False) as file:
-            np.savez(file, allow_pickle=False, **{f.name: getattr(self, f.name) for f in fields(self)})
-
-    @classmethod
-    def load(cls, path: Path) -> "Found":
-        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as npz:
-            return cls(**{f.name: npz[f.name] for f in fields(cls)})
 
 
 def found_file(plan: Path, number: int) -> Path:

@@ -67,6 +67,11 @@ class Tar:
         """Samples that are announced, and not there at all."""
         return max(self.announced - self.samples - self.corrupt, 0)
 
+    @property
+    def unreadable(self) -> int:
+        """Corrupt samples; where a tar breaks off and nobody says how many it had, one for what comes after."""
+        return self.corrupt + (bool(self.damage) and not self.lacking)
+
 
 class Locations(Artifact):
     """``tars.json`` and, for tar number n, ``<n as 8 digits>.npz`` with the columns of :class:`Located`."""

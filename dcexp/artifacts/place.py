@@ -107,6 +107,16 @@ def exists(place: str) -> bool:
     return is_object(place) if is_url(place) else Path(place).is_file()
 
 
+def size_of(place: str) -> int:
+    """Bytes of the file at ``place``; -1 where there is none."""
+    try:
+        file = open_place(place)
+    except FileNotFoundError:
+        return -1
+    file.close()
+    return file.size
+
+
 @contextmanager
 def whole_place(place: str) -> Iterator[IO[bytes]]:
     """Open a place for writing; it is there when the block ends well, whole, or not at all.

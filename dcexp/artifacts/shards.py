@@ -2,10 +2,9 @@
 
 import json
 from functools import cached_property
-from pathlib import Path
 
 from dcexp.artifacts.base import Artifact
-from dcexp.artifacts.place import below, is_url, name_of
+from dcexp.artifacts.place import below, is_url, name_of, size_of
 
 SIZES = "sizes.json"
 SAMPLE_IDS = "sample_ids.npy"
@@ -48,7 +47,7 @@ class Shards(Artifact):
         files = json.loads((self.path / FILES).read_text())
         for place in self.places:
             wanted = files[name_of(place)]["bytes"]
-            found = wanted if is_url(place) else Path(place).stat().st_size if Path(place).is_file() else 0
+            found = wanted if is_url(place) else max(size_of(place), 0)
             if found != wanted:
                 raise ValueError(f"{place} has {found:,} bytes, {wanted:,} were written. Make it anew: rebuild=shards")
 

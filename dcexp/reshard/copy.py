@@ -14,7 +14,7 @@ from pathlib import Path
 from dcexp.artifacts.entries import Entries
 from dcexp.artifacts.files import content_digest
 from dcexp.artifacts.locations import TARS
-from dcexp.artifacts.place import absolute, below, exists, is_url, whole_place
+from dcexp.artifacts.place import absolute, below, is_url, whole_place
 from dcexp.artifacts.shards import TAR_NAME
 from dcexp.artifacts.subset import SUBSET
 from dcexp.artifacts.tarball import write_tarball
@@ -84,9 +84,9 @@ class Copy(Reshard):
 def _copy(out: Path, folder: str, pool: Path, locations: Path, blur: Blur, number: int) -> Made:
     """Write shard ``number``, unless an earlier attempt has."""
     name = TAR_NAME.format(number)
-    done, place = noted(out, number), below(folder, name)
-    if done and exists(place):
+    if done := noted(out, folder, number):
         return done
+    place = below(folder, name)
     entries, tally = planned(out, pool, locations, number), Counter[str]()
     with _speaking_of("" if folder == str(out) else place):
         if blur == "none":

@@ -30,7 +30,7 @@ class Index(Reshard):
 
 
 def _index(out: Path, pool: Path, locations: Path, number: int) -> Made:
-    if done := noted(out, number):
+    if done := noted(out, str(out), number):
         return done
     entries, path = planned(out, pool, locations, number), out / INDEX_NAME.format(number)
     entries.save(path)

@@ -28,7 +28,7 @@ class Ledger:
     def __init__(self, wanted: Uids, marks: Path) -> None:
         self.wanted = wanted
         self.tars: list[tuple[Tar, int]] = []  # with the number of samples kept of it
-        self.copies = self.duplicates = 0
+        self.duplicates = 0
         with marks.open("wb") as file:  # really written: to run out of disk within a map would end the process
             for start in range(0, len(wanted), _BLOCK):
                 file.write(bytes(min(_BLOCK, len(wanted) - start)))
@@ -37,7 +37,6 @@ class Ledger:
     def add(self, tar: Tar, found: Found) -> npt.NDArray[np.int64]:
         """Add what was found in one tar. Returns how many samples of its uid came before each, nearly always 0."""
         self.tars.append((tar, len(found.rows)))
-        self.copies += int(found.counts.sum())
         order = np.argsort(found.positions, kind="stable")
         in_order = found.positions[order]
         first = np.ones(len(order), bool)
@@ -78,7 +77,7 @@ class Ledger:
     def counts(self, missing: int, lost: int = 0) -> Counts:
         """Samples in the tars, and wanted uids that are in none; ``lost`` ones turned out to be unreadable."""
         seen = sum(tar.samples for tar, _ in self.tars)
-        corrupt = sum(_corrupt(tar) for tar, _ in self.tars)
+        corrupt = sum(tar.unreadable for tar, _ in self.tars)
         return Counts(
             total=seen + corrupt + missing,
             kept=self.kept - lost,
@@ -95,21 +94,16 @@ class Ledger:
         rows = [
             {
                 "tar": name_of(tar.place),
-                "total": tar.samples + tar.lacking + _corrupt(tar),
+                "total": tar.samples + tar.lacking + tar.unreadable,
                 "kept": kept,
                 "dropped": tar.samples - kept,
                 "missing": tar.lacking,
-                "corrupt": _corrupt(tar),
+                "corrupt": tar.unreadable,
                 "damage": tar.damage,
             }
             for tar, kept in self.tars
         ]
         write_json(path, rows)
-
-
-def _corrupt(tar: Tar) -> int:
-    """Unreadable samples; where a tar breaks off and nobody says how many it had, one for what comes after."""
-    return tar.corrupt + (bool(tar.damage) and not tar.lacking)
 
 
 def report_missing(out: Path, ledger: Ledger, root: str, tolerated: float) -> int:

@@ -45,9 +45,10 @@ class Locate(Stage):
         for note in (out / NOTES).iterdir():
             note.unlink()
         (out / NOTES).rmdir()
-        samples, corrupt = sum(tar.samples for tar in tars), sum(tar.corrupt + bool(tar.damage) for tar in tars)
+        kept, missing = sum(tar.samples for tar in tars), sum(tar.lacking for tar in tars)
+        corrupt = sum(tar.unreadable for tar in tars)
         return Summary(
-            counts=Counts(total=samples + corrupt, kept=samples, corrupt=corrupt),
+            counts=Counts(total=kept + missing + corrupt, kept=kept, missing=missing, corrupt=corrupt),
             facts={"tars": len(tars), "damaged": sum(bool(tar.damage) for tar in tars)},
         )
 

@@ -10,6 +10,7 @@ import numpy as np
 from dcexp.artifacts.entries import Entries, entries_of
 from dcexp.artifacts.files import content_digest, whole_file, write_json
 from dcexp.artifacts.locations import TARS, Locations, Tar
+from dcexp.artifacts.place import below, size_of
 from dcexp.artifacts.pool import Pool
 from dcexp.artifacts.shards import STATS_NAME
 from dcexp.reshard.plan import shard_file
@@ -43,10 +44,11 @@ def _tars(pool: Path, locations: Path, digest: str) -> list[Tar]:
     return Locations(locations).tars(Pool(pool))
 
 
-def noted(out: Path, number: int) -> Made | None:
-    """Shard ``number``, if an earlier attempt has finished it."""
+def noted(out: Path, folder: str, number: int) -> Made | None:
+    """Shard ``number``, if an earlier attempt has finished it and all of it is in ``folder``."""
     note = _note(out, number)
-    return Made(**json.loads(note.read_text())) if note.is_file() else None
+    made = Made(**json.loads(note.read_text())) if note.is_file() else None
+    return made if made and size_of(below(folder, made.name)) == made.file["bytes"] else None
 
 
 def finished(out: Path, number: int, made: Made) -> Made:

@@ -342,3 +342,11 @@ def test_locations_that_are_found_anew_are_used_at_once(root, uids, tmp_path):
     after = Store(root=store.root).build(step, ONE, frozenset({"locations"}))
     assert before.path == after.path
     assert [s["jpg"] for s in read(Shards(after.path).places)][7:] == [b"other"] * 5
+
+
+def test_a_shard_that_was_noted_and_lost_its_end_is_written_again(root, uids, tmp_path):
+    run_and_be_killed(root, uids, tmp_path / "out")
+    tar = tmp_path / "out" / "00000000.tar"
+    tar.write_bytes(tar.read_bytes()[:-512])  # as a crash of the machine may leave it
+    again, _ = resharded(root, uids, tmp_path / "out")
+    assert files_in(again.path) == files_in(resharded(root, uids, tmp_path / "whole")[0].path)

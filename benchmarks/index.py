@@ -33,6 +33,8 @@ from dcexp.reshard.index import Index
 from dcexp.reshard.locate import Locate
 from dcexp.sources.commonpool import CommonPool
 from dcexp.training.data import Interval
+from dcexp.training.images import halves
+from dcexp.training.samples import shard_list
 
 ONE = Local(workers=1)
 BATCH = 256
@@ -108,8 +110,8 @@ def build(pool: Pool, subset: Subset, scratch: Path, runs: int) -> None:
 def rate(shards: Shards, batches: int) -> float:
     """Samples a second that the loader of the trainer gives from some shards, its start left out."""
     interval = Interval(
-        shards=dict(zip(shards.places, shards.sizes.values(), strict=True)),
-        transform=build_model("ViT-B-32", "fp32", 0)[1],
+        shards=shard_list(shards),
+        crop=halves(build_model("ViT-B-32", "fp32", 0)[1])[0],
         tokenize=tokenizer("ViT-B-32"),
         batch_size=BATCH,
         batches=batches + 2,

@@ -70,7 +70,8 @@ def _outlook(request: Run, step: Step, to_make: set[str]) -> str:
             step.stage.check(request.engine, **step.values)
         except (ValueError, OSError) as error:
             return f"[red]{escape(str(error).splitlines()[0])}"
-    return step.stage.cost(**step.values)
+    there = {name: artifact for name, source in step.steps.items() if (artifact := request.store.find(source))}
+    return step.stage.cost(**step.values, **there)
 
 
 def verify(request: Run) -> None:

@@ -52,7 +52,10 @@ class Stage:
         """Raise what this machine cannot do, before any work starts. ``plan`` may run elsewhere and does not ask."""
 
     def cost(self, *_: Any, **values: Any) -> str:
-        """The size of the work in the units of its field, for ``plan``; empty when it is small."""
+        """The size of the work in the units of its field, for ``plan``; empty when it is small.
+
+        Given are the step's values, and of its inputs those that are made already.
+        """
         return ""
 
     def run(self, out: Any, engine: Engine, *_: Any, **inputs: Any) -> Summary:

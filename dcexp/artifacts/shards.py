@@ -39,6 +39,11 @@ class Shards(Artifact):
         folder = json.loads((self.path / META).read_text()).get("output_dir") or str(self.path.resolve())
         return [below(folder, name) for name in self.sizes]
 
+    @cached_property
+    def weights(self) -> tuple[float, ...]:
+        """How much each shard weighs when training draws one; empty where all are drawn evenly."""
+        return tuple(json.loads((self.path / META).read_text()).get("weights", ()))
+
     def check(self) -> None:
         """Raise ValueError when a shard on this machine is not as long as it was written.
 

@@ -2,16 +2,16 @@
 
 import os
 import signal
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from functools import cache
-from multiprocessing import get_context, parent_process
+from multiprocessing import get_context
 from typing import Any
 
-from dcexp.engines.base import WORKER_DIED, Engine, Item, Out, free_port, watched
+from dcexp.engines.base import WORKER_DIED, Engine, Item, Out, watched
+from dcexp.engines.gang import die_with_parent, run_ranks
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,12 +38,7 @@ class Local(Engine):
         if self.devices == 1:
             fn(*args)
             return
-        from torch.multiprocessing import ProcessExitedException, ProcessRaisedException, start_processes
-
-        try:
-            start_processes(_rank, (self.devices, free_port(), fn, args), nprocs=self.devices, start_method="spawn")
-        except (ProcessRaisedException, ProcessExitedException) as error:
-            raise RuntimeError(f"rank {error.error_index} of {self.devices} failed: {error}") from None
+        run_ranks(self.devices, fn, args)
 
 
 @cache
@@ -61,22 +56,4 @@ def _begin(threads: int) -> None:
     for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ.setdefault(variable, str(threads))  # read when these libraries are loaded: later, in this process
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    parent = parent_process()
-    assert parent is not None
-
-    def watch() -> None:
-        parent.join()
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
-
-
-def _rank(rank: int, ranks: int, port: int, fn: Callable[..., Any], args: tuple[Any, ...]) -> None:
-    os.environ |= {
-        "RANK": str(rank),
-        "LOCAL_RANK": str(rank),
-        "WORLD_SIZE": str(ranks),
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
-    }
-    fn(*args)
+    die_with_parent()

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from dcexp.engines.base import Engine, Item, Out, watched
-from dcexp.engines.ray_tasks import called, in_bundle, join, meeting_point, rank, result, task
+from dcexp.engines.ray_tasks import called, cancel, in_bundle, join, meeting_point, rank, result, task
+from dcexp.signals import answered
 
 if TYPE_CHECKING:
     from ray import ObjectRef
@@ -100,7 +101,8 @@ class Ray(Engine):
             for number in range(self.devices):
                 variables = self._variables(number, *place) if place else {}
                 ranks.append(in_bundle(group, number, rank, variables, logging.getLogger().level, fn, args))
-            join(ranks)
+            with answered(lambda _: cancel(ranks)):
+                join(ranks)
         finally:
             remove_placement_group(group)  # which kills ranks that still run
             if ranks:

@@ -6,6 +6,7 @@ import pickle
 import re
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -56,10 +57,19 @@ def called(fn: Callable[..., Any]) -> "ObjectRef[tuple[list[str], str, bytes]]":
 def result(ref: "ObjectRef[bytes]") -> Any:
     """What a task returned. What it raised is raised here as it was."""
     import ray
-    from ray.exceptions import NodeDiedError, OutOfMemoryError, RayError, RayTaskError, WorkerCrashedError
+    from ray.exceptions import (
+        NodeDiedError,
+        OutOfMemoryError,
+        RayError,
+        RayTaskError,
+        TaskCancelledError,
+        WorkerCrashedError,
+    )
 
     try:
         return pickle.loads(ray.get(ref))
+    except TaskCancelledError:
+        raise
     except RayTaskError as error:
         raise error.cause from error
     except (WorkerCrashedError, OutOfMemoryError, NodeDiedError):
@@ -97,12 +107,16 @@ def rank(variables: dict[str, str], level: int, fn: Callable[..., Any], args: tu
 
 
 def join(ranks: "list[ObjectRef[bytes]]") -> None:
-    """Wait for all ranks. Raises RuntimeError for the first of several that fails; a single one's error as it is."""
+    """Wait for all ranks. Raises RuntimeError for the first of several that fails; a single one's error as it is.
+
+    A rank that was cancelled has not failed.
+    """
     import ray
-    from ray.exceptions import RayError, RayTaskError
+    from ray.exceptions import RayError, RayTaskError, TaskCancelledError
 
     if len(ranks) == 1:
-        result(ranks[0])
+        with suppress(TaskCancelledError):
+            result(ranks[0])
         return
     running = ranks
     while running:
@@ -110,7 +124,17 @@ def join(ranks: "list[ObjectRef[bytes]]") -> None:
         failed = f"rank {ranks.index(ended)} of {len(ranks)} failed:"
         try:
             ray.get(ended)
+        except TaskCancelledError:
+            continue
         except RayTaskError as error:
             raise RuntimeError(f"{failed}\n{re.sub(COLOUR, '', str(error))}") from None
         except RayError as error:
             raise RuntimeError(f"{failed} its process died (killed, or out of memory; Ray says: {error})") from None
+
+
+def cancel(ranks: "list[ObjectRef[bytes]]") -> None:
+    """Interrupt all ranks as Ctrl-C would; :func:`join` then waits for them."""
+    import ray
+
+    for ref in ranks:
+        ray.cancel(ref)

@@ -2,44 +2,57 @@
 
 import json
 import logging
-import math
 import os
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 
 from dcexp.artifacts.files import whole_file
 from dcexp.training.batch import Batch
+from dcexp.training.laps import DataWait, Laps
 from dcexp.training.module import ClipTraining
 from dcexp.training.progress import StepProgress
+from dcexp.training.ranks import Ranks
 from dcexp.training.schedule import interval_of
 
 log = logging.getLogger(__name__)
+
+SLOW = 0.2  # of the time waited for data: worth a warning
 
 
 class Curve(Callback):
     """Writes a step's line when its index in its interval divides by ``log_every``, and the interval's last.
 
-    The loss is rank 0's, as in open_clip; ``corrupt`` counts all ranks. Raises FloatingPointError when a loss to be
-    logged is not finite.
+    Names are open_clip's. The loss is rank 0's, as there; times are means since the line before, ``data_time`` what
+    rank 0 waited for its data in a step; ``corrupt`` counts all ranks.
     """
 
     def __init__(
-        self, path: Path, *, ends: list[int], batch_size: int, log_every: int, corrupt: int, progress: StepProgress
+        self,
+        path: Path,
+        *,
+        ends: list[int],
+        batch_size: int,
+        log_every: int,
+        corrupt: int,
+        progress: StepProgress,
+        ranks: Ranks,
+        wait: DataWait,
     ) -> None:
         self.path, self.ends, self.batch_size, self.log_every = path, ends, batch_size, log_every
-        self.corrupt = self.all_corrupt = corrupt
-        self._progress = progress
+        self.corrupt, self.ranks = corrupt, ranks
+        self._progress, self._wait = progress, wait
         self._known: set[str] = set()
-        last = last_line(path)
-        self._step = int(last.get("step", -1)) + 1
-        self._seconds = float(last.get("seconds", 0.0))
-        self._time = self._shown_time = time.monotonic()
-        self._shown_step = self._step
+        self._warned = False
+        self._seconds = float(last_line(path).get("seconds", 0.0))
+        self._written = self._shown = Laps(wait, 0)
+
+    def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
+        """Start the clock."""
+        assert isinstance(module, ClipTraining)
+        self._written, self._shown = Laps(self._wait, module.step), Laps(self._wait, module.step)
 
     def on_train_batch_end(
         self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Batch, batch_idx: int
@@ -53,43 +66,46 @@ class Curve(Callback):
             return
         assert isinstance(module, ClipTraining)
         step = module.step - 1
-        if self._logged(step):
-            corrupt = torch.tensor(self.corrupt, device=module.device)
-            self.all_corrupt = int(trainer.strategy.reduce(corrupt, reduce_op="sum"))
-            if trainer.is_global_zero:
-                self._write(step, outputs)
-        if self._progress.due:
-            self._show(step, outputs)
-
-    def _logged(self, step: int) -> bool:
         _, start, end = interval_of(step, self.ends)
-        return (step - start) % self.log_every == 0 or step == end - 1
+        if (step - start) % self.log_every == 0 or step == end - 1:
+            corrupt = self.ranks.total(self.corrupt)
+            if self.ranks.rank == 0:
+                self._write(step, outputs, corrupt, begins=step == start)
+        if self._progress.due:
+            lap = self._shown.end(step + 1)
+            speed = lap.steps * self.batch_size / lap.seconds
+            self._progress.show(
+                step + 1, float(outputs["loss"]), outputs["lr"], float(outputs["scale"]), speed, lap.share
+            )
 
-    def _write(self, step: int, outputs: Mapping[str, Any]) -> None:
-        loss = float(outputs["loss"])
-        if not math.isfinite(loss):
-            raise FloatingPointError(f"the loss is {loss} at step {step}, with learning rate {outputs['lr']:.3g}")
-        now = time.monotonic()
-        elapsed = now - self._time
+    def _write(self, step: int, outputs: Mapping[str, Any], corrupt: int, *, begins: bool) -> None:
+        loss, lap = float(outputs["loss"]), self._written.end(step + 1)
+        speed = lap.steps * self.batch_size / lap.seconds
+        self._seconds += lap.seconds
         line = {
             "step": step,
             "train/loss": loss,
+            "train/contrastive_loss": loss,
             "train/scale": float(outputs["scale"]),
             "train/lr": outputs["lr"],
-            "train/samples_per_second": round((step + 1 - self._step) * self.batch_size / elapsed, 1),
+            "train/data_time": round(lap.waited / lap.steps, 6),
+            "train/batch_time": round(lap.seconds / lap.steps, 6),
+            "train/samples_per_second": round(speed, 1),
+            "train/samples_per_second_per_gpu": round(speed / self.ranks.count, 1),
             "samples_seen": (step + 1) * self.batch_size,
-            "corrupt": self.all_corrupt,
-            "seconds": round(self._seconds + elapsed, 3),
+            "corrupt": corrupt,
+            "seconds": round(self._seconds, 3),
         }
         with self.path.open("a") as file:
             file.write(json.dumps(line, allow_nan=False) + "\n")
-        self._time, self._step, self._seconds = now, step + 1, self._seconds + elapsed
-
-    def _show(self, step: int, outputs: Mapping[str, Any]) -> None:
-        now = time.monotonic()
-        speed = (step + 1 - self._shown_step) * self.batch_size / (now - self._shown_time)
-        self._progress.show(step + 1, float(outputs["loss"]), outputs["lr"], speed)
-        self._shown_time, self._shown_step = now, step + 1
+        if lap.share > SLOW and not begins and not self._warned:  # in an interval's beginning the loader starts
+            self._warned = True
+            log.warning(
+                "%.0f %% of the last %d steps was waiting for data: the loader cannot keep up with the device. Give it "
+                "more CPU cores, faster storage, or more processes (train.workers: they decide the order of samples, "
+                "so that is another training, which starts anew)",
+                100 * lap.share, lap.steps,
+            )  # fmt: skip
 
 
 def lines(path: Path) -> list[dict[str, Any]]:
@@ -113,5 +129,6 @@ def cut(path: Path, step: int) -> None:
 
 def sync(path: Path) -> None:
     """Bring the file to the disk."""
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
+    if path.exists():
+        with path.open("rb") as file:
+            os.fsync(file.fileno())

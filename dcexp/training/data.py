@@ -1,31 +1,44 @@
 """The data of one rank: shards drawn with replacement, samples shuffled, decoded and batched by loader workers.
 
-An interval is a pure function of seed, rank, number of workers and interval, so training that goes on at an
-interval's start sees what it would have seen. Shard choice and augmentation have open_clip's seeds; its shuffle
-is seeded by the clock, ours is not.
+Shard choice and augmentation are open_clip's to the bit; its shuffle is seeded by the clock, ours is not. Every batch
+says where its worker stands after it (:class:`Position`), so a training that goes on from any of them sees what it
+would have seen.
 """
 
 import io
-import random
 import warnings
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import lru_cache
 from random import Random
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
-from webdataset.filters import shuffle
 
-from dcexp.training.batch import Batch
-from dcexp.training.samples import IMAGES, SHARD, TEXT, Losses, NoSamples, RawSample, raw_samples
+from dcexp.signals import ignored
+from dcexp.training.batch import Batch, Position
+from dcexp.training.images import Crop
+from dcexp.training.samples import (
+    IMAGES,
+    TEXT,
+    Losses,
+    Members,
+    NoSamples,
+    RawSample,
+    RawSamples,
+    ShardList,
+    read_again,
+)
+from dcexp.training.shuffle import SIZE, Shuffle
 
-SHUFFLE_BUFFER = 5000
-SHUFFLE_START = 1000
+if TYPE_CHECKING:
+    from dcexp.model import Tokenizer
+
 CAPTIONS = 10_000  # remembered with their token ids: where samples come again, so do captions
-HOPELESS = 2 * SHUFFLE_BUFFER  # this many undecodable samples in a row are no accident
+HOPELESS = 2 * SIZE  # this many undecodable samples in a row are no accident
 
 
 def base_seed(seed: int, rank: int) -> int:
@@ -36,20 +49,23 @@ def base_seed(seed: int, rank: int) -> int:
 
 @dataclass(frozen=True, kw_only=True)
 class Interval(IterableDataset[Batch | NoSamples]):
-    """The ``batches`` micro-batches of ``batch_size`` that one rank sees in interval ``index``.
+    """The micro-batches of ``batch_size`` that one rank sees in interval ``index``: ``batches``, of which ``done`` are.
 
-    ``shards`` maps tar paths to sample counts, ``seed`` is the rank's base seed, ``transform`` makes a tensor of a
-    PIL image, ``tokenize`` token ids [1, context length] of a caption. Iterated by each of ``workers`` loader workers.
+    ``seed`` is the rank's base seed, ``crop`` makes an array [height, width, 3] of a PIL image, ``tokenize`` token ids
+    [1, context length] of a caption. Iterated by each of ``workers`` loader workers; ``positions`` tells, by worker,
+    where those stand that have given a batch before.
     """
 
-    shards: Mapping[str, int]
-    transform: Any
-    tokenize: Any
+    shards: ShardList
+    crop: Crop
+    tokenize: "Tokenizer"
     batch_size: int
     batches: int
     seed: int
     index: int
     workers: int
+    done: int = 0
+    positions: Mapping[int, Position] = field(default_factory=dict)
 
     def loader(self, pin_memory: bool) -> "DataLoader[Batch | NoSamples]":
         """The batches in the order worker 0, 1, …, 0, 1, …"""
@@ -59,55 +75,92 @@ class Interval(IterableDataset[Batch | NoSamples]):
         info = get_worker_info()
         assert info is not None, "the data order is defined by the workers"
         warnings.simplefilter("ignore")  # of Pillow, about odd files
-        losses = Losses()
-        pairs = self._pairs(self.seed + info.id + self.index * self.workers, losses)
-        try:
-            for _ in range(info.id, self.batches, self.workers):
-                images, texts = zip(*(next(pairs) for _ in range(self.batch_size)), strict=True)
-                yield Batch(torch.stack(images), torch.stack(texts), *losses.take())
-        except NoSamples as error:
-            yield error
+        first = self.done + info.id
+        with ignored():
+            try:
+                yield from self._batches(first % self.workers, range(first, self.batches, self.workers))
+            except NoSamples as error:
+                yield error
 
-    def _pairs(self, seed: int, losses: Losses) -> Iterator[tuple[Tensor, Tensor]]:
-        """Images [3, height, width] and token ids [context length], without end."""
-        torch.manual_seed(seed)
-        random.seed(seed)
-        raw = raw_samples(self.shards, Random(seed), losses)
+    def _batches(self, worker: int, numbers: Sequence[int]) -> Iterator[Batch]:
+        losses = Losses()
+        stream, shuffle = self._stream(worker, losses)
+        pairs = self._pairs(shuffle, losses)
+        for number in numbers:
+            some = [next(pairs) for _ in range(self.batch_size)]
+            lost = losses.take()
+            if number == numbers[-1]:
+                next(pairs)  # open_clip's batcher is one sample ahead: lost at the end, but it moved the crops on
+            yield Batch(
+                torch.from_numpy(np.stack([image for _, image, _ in some])),
+                torch.stack([text for _, _, text in some]),
+                *lost,
+                tuple(self.shards.places[shard] for shard in sorted({shard for shard, _, _ in some})),
+                self._position(worker, stream, shuffle),
+            )
+
+    def _stream(self, worker: int, losses: Losses) -> tuple[RawSamples, Shuffle[RawSample]]:
+        """The raw samples of a worker in order and shuffled, where it stands; sets torch's generator for the crops."""
+        position = self.positions.get(worker)
+        if position is None:
+            torch.manual_seed(self.seed + worker)
+        else:
+            torch.set_rng_state(torch.from_numpy(position.augment))
+        seed = self.seed + worker + self.index * self.workers
+        rng = Random(f"shuffle {seed}")
+        if position is None or position.interval != self.index:
+            stream = RawSamples(self.shards, Random(seed), losses)
+            return stream, Shuffle(stream, rng, [])
+        stream = RawSamples(self.shards, Random(seed), losses, position.opened, position.taken)
+        rng.setstate((rng.VERSION, tuple(position.shuffle.tolist()), None))
+        return stream, Shuffle(stream, rng, read_again(self.shards, position.buffer))
+
+    def _position(self, worker: int, stream: RawSamples, shuffle: Shuffle[RawSample]) -> Position:
+        buffer = np.array([(sample.shard, sample.number) for sample in shuffle.buffer], np.int64).reshape(-1, 2)
+        generator = np.array(shuffle.rng.getstate()[1], np.int64)
+        augment = torch.get_rng_state().numpy()
+        return Position(worker, self.index, stream.opened, stream.taken, buffer, generator, augment)
+
+    def _pairs(self, samples: Iterator[RawSample], losses: Losses) -> Iterator[tuple[int, Any, Tensor]]:
+        """Number of the shard, image [height, width, 3] and token ids [context length], without end."""
         token_ids = lru_cache(CAPTIONS)(self._token_ids)
         failed = 0
-        for sample in shuffle(SHUFFLE_BUFFER, initial=SHUFFLE_START, rng=Random(f"shuffle {seed}"))(raw):
+        for sample in samples:
             try:
-                pair = self._image(sample), token_ids(_caption(sample))
+                caption = _caption(sample.members)
+                triple = sample.shard, self.crop(_image(sample.members)), token_ids(caption)
             except Exception as error:
-                losses.add(sample[SHARD], 1, f"{type(error).__name__}: {error}")
+                losses.add(self.shards.places[sample.shard], 1, f"{type(error).__name__}: {error}")
                 failed += 1
                 if failed > HOPELESS:
-                    raise NoSamples(f"{failed:,} samples in a row could not be decoded: {error}") from error
+                    raise NoSamples(
+                        f"nothing to train on: {failed:,} samples in a row could not be decoded: {error}"
+                    ) from error
             else:
                 failed = 0
-                yield pair
-
-    def _image(self, sample: RawSample) -> Tensor:
-        from PIL import Image
-
-        content = next((sample[suffix] for suffix in IMAGES if suffix in sample), None)
-        if content is None:
-            raise ValueError("a sample has no image")
-        with Image.open(io.BytesIO(content)) as image:
-            rgb = image.convert("RGB")
-        transformed: Tensor = self.transform(rgb)
-        return transformed
+                yield triple
 
     def _token_ids(self, caption: str) -> Tensor:
         ids: Tensor = self.tokenize(caption)[0]
         return ids
 
 
-def _caption(sample: RawSample) -> str:
-    if TEXT not in sample:
+def _image(members: Members) -> Any:
+    """The image of a sample, RGB."""
+    from PIL import Image
+
+    content = next((members[suffix] for suffix in IMAGES if suffix in members), None)
+    if content is None:
+        raise ValueError("a sample has no image")
+    image = Image.open(io.BytesIO(content))
+    image.load()
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _caption(members: Members) -> str:
+    if TEXT not in members:
         raise ValueError("a sample has no caption")
-    caption: str = sample[TEXT].decode("utf-8")
-    return caption
+    return members[TEXT].decode("utf-8")
 
 
 def _as_it_is(batch: Any) -> Any:

@@ -1,10 +1,10 @@
 """One rank of a training: builds everything, goes on where an earlier attempt stopped, and trains to the end."""
 
+import logging
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import open_clip
 import torch
@@ -12,24 +12,32 @@ import torch
 from dcexp.artifacts.checkpoint import METRICS
 from dcexp.model import build_model, seed_all, tokenizer
 from dcexp.scale import Scale
-from dcexp.training.batch import Batch
+from dcexp.signals import answered
+from dcexp.training.batch import Batch, Position
 from dcexp.training.curve import Curve, cut
 from dcexp.training.data import Interval, base_seed
+from dcexp.training.finite import Finite
+from dcexp.training.images import Crop, halves
+from dcexp.training.laps import DataWait
 from dcexp.training.module import ClipTraining
 from dcexp.training.precision import grad_scaler, require_hardware
 from dcexp.training.progress import StepProgress
-from dcexp.training.samples import NoSamples
+from dcexp.training.ranks import Ranks
+from dcexp.training.samples import NoSamples, ShardList
 from dcexp.training.schedule import interval_ends, interval_of
 from dcexp.training.snapshot import Keeper, Snapshot, latest
+from dcexp.training.stop import Stop, Stopped
 from dcexp.training.trainer import cpu_threads, quiet_lightning, ranks_here, trainer
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """What every rank is told. ``shards`` maps tar paths to sample counts; the rest are the words of ``Train``."""
+    """What every rank is told; beside the shards, the words of ``Train``."""
 
     out: Path
-    shards: Mapping[str, int]
+    shards: ShardList
     scale: Scale
     seed: int
     precision: str
@@ -51,84 +59,118 @@ class Job:
 
 
 def fit(job: Job) -> None:
-    """Train on this rank (RANK, WORLD_SIZE of the environment; alone without them) until all steps are done."""
+    """Train on this rank (RANK, WORLD_SIZE of the environment; alone without them) until all steps are done.
+
+    Raises SystemExit when it was stopped by a signal, with everything saved.
+    """
     job.scale.check()
     require_hardware(job.precision)
-    rank, ranks = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+    ranks = Ranks(int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1")))
     before = latest(job.out)
     if before and before.step == job.scale.steps:
         return
-    with cpu_threads(ranks_here(ranks) * (1 + job.workers)):
-        _train(job, before, rank, ranks)
+    with cpu_threads(ranks_here(ranks.count) * (1 + job.workers)):
+        _train(job, before, ranks)
 
 
-def _train(job: Job, before: Snapshot | None, rank: int, ranks: int) -> None:
-    if rank == 0:
+def _train(job: Job, before: Snapshot | None, ranks: Ranks) -> None:
+    first = ranks.rank == 0
+    if first:
         cut(job.out / METRICS, before.step if before else 0)
-    module, transform = _module(job, rank, ranks, before)
-    batches = Intervals(job, module, transform, rank=rank, micro_batch=job.batch_size(ranks))
-    with quiet_lightning(), StepProgress(job.scale.steps, module.step, shown=rank == 0) as progress:
+    module, crop = _module(job, ranks, before)
+    positions = before.positions(ranks.rank) if before else {}
+    batches = Intervals(job, module, crop, ranks, positions)
+    with quiet_lightning(), StepProgress(job.scale.steps, module.step, shown=first) as progress:
+        finite = Finite()
         curve = Curve(
             job.out / METRICS,
             ends=job.ends,
             batch_size=job.scale.recipe.batch_size,
             log_every=job.log_every,
-            corrupt=before.corrupt if before and rank == 0 else 0,
+            corrupt=before.corrupt if before and first else 0,
             progress=progress,
+            ranks=ranks,
+            wait=batches.wait,
         )
-        keeper = Keeper(job.out, scale=job.scale, seed=job.seed, curve=curve)
-        left = job.checkpoints - (before.intervals if before else 0)
-        trainer(ranks, epochs=left, callbacks=[curve, keeper]).fit(module, batches)
+        keeper = Keeper(
+            job.out, scale=job.scale, seed=job.seed, curve=curve, finite=finite, ranks=ranks, positions=positions
+        )
+        stop = Stop(keeper, ranks)
+        left = job.checkpoints - interval_of(module.step, job.ends)[0]
+        stopped: Stopped | None = None
+        with answered(stop.ask):
+            try:
+                trainer(ranks.count, left, [finite, curve, keeper, stop]).fit(module, batches)
+            except Stopped as reason:
+                stopped = reason
+                if first:
+                    log.warning("%s", reason)
+        if stopped:
+            raise SystemExit(128 + stopped.number)
 
 
-def _module(job: Job, rank: int, ranks: int, before: Snapshot | None) -> tuple[ClipTraining, Any]:
-    """The model where it stands, and its image transform. Leaves torch, numpy and random seeded with seed + rank."""
+def _module(job: Job, ranks: Ranks, before: Snapshot | None) -> tuple[ClipTraining, Crop]:
+    """The model where it stands, and its random crop. Leaves torch, numpy and random seeded with seed + rank."""
     clip, transform = build_model(job.scale.recipe.model, job.precision, job.seed)
     if before:
         clip.load_state_dict(before.content["state_dict"])
     clip.set_grad_checkpointing()
-    loss = open_clip.ClipLoss(local_loss=True, gather_with_grad=True, cache_labels=True, rank=rank, world_size=ranks)
+    loss = open_clip.ClipLoss(
+        local_loss=True, gather_with_grad=True, cache_labels=True, rank=ranks.rank, world_size=ranks.count
+    )
     scaler = grad_scaler(job.precision, "cuda" if torch.cuda.is_available() else "cpu")
     if before and "scaler" in before.content:
         scaler.load_state_dict(before.content["scaler"])
+    crop, normalize = halves(transform)
     module = ClipTraining(
         clip,
         loss,
         scaler,
+        normalize,
         scale=job.scale,
         precision=job.precision,
         accumulate=job.accumulate,
         step=before.step if before else 0,
         optimizer_state=before.content["optimizer"] if before else None,
     )
-    seed_all(job.seed + rank)
-    return module, transform
+    seed_all(job.seed + ranks.rank)
+    return module, crop
 
 
 class Intervals:
-    """The micro-batches of one rank: each iteration is the interval that the module's next step lies in.
+    """The micro-batches of one rank: each iteration is the rest of the interval that the module's next step lies in.
 
-    Raises ValueError when the shards give nothing to train on.
+    ``wait`` is how long they were waited for. Raises ValueError when the shards do not give what training needs.
     """
 
-    def __init__(self, job: Job, module: ClipTraining, transform: Any, *, rank: int, micro_batch: int) -> None:
-        self._job, self._module, self._transform = job, module, transform
+    def __init__(
+        self, job: Job, module: ClipTraining, crop: Crop, ranks: Ranks, positions: dict[int, Position]
+    ) -> None:
+        self.wait = DataWait()
+        self._job, self._module, self._crop, self._positions = job, module, crop, positions
         self._tokenize = tokenizer(job.scale.recipe.model)
-        self._seed, self._micro_batch = base_seed(job.seed, rank), micro_batch
+        self._seed, self._micro_batch = base_seed(job.seed, ranks.rank), job.batch_size(ranks.count)
 
     def __iter__(self) -> Iterator[Batch]:
         index, start, end = interval_of(self._module.step, self._job.ends)
         interval = Interval(
             shards=self._job.shards,
-            transform=self._transform,
+            crop=self._crop,
             tokenize=self._tokenize,
             batch_size=self._micro_batch,
             batches=(end - start) * self._job.accumulate,
             seed=self._seed,
             index=index,
             workers=self._job.workers,
+            done=(self._module.step - start) * self._job.accumulate,
+            positions=dict(self._positions),
         )
-        for batch in interval.loader(pin_memory=torch.cuda.is_available()):
+        loader = iter(interval.loader(pin_memory=torch.cuda.is_available()))
+        while True:
+            with self.wait.timed():
+                batch = next(loader, None)
+            if batch is None:
+                return
             if isinstance(batch, NoSamples):
-                raise ValueError(f"nothing to train on: {batch}")
+                raise ValueError(str(batch))
             yield batch

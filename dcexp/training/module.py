@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from dcexp.scale import Scale
 from dcexp.training.batch import Batch
+from dcexp.training.images import Normalize
 from dcexp.training.optimizer import adamw
 from dcexp.training.precision import autocast
 from dcexp.training.schedule import learning_rate
@@ -30,7 +31,7 @@ class ClipTraining(LightningModule):
 
     ``accumulate`` micro-batches make one optimizer step. Their features are computed without gradients first, so
     each is contrasted with the whole batch (gradient caching); the losses are not divided, as in open_clip, which
-    gives ``logit_scale`` its gradient that many times. ``state`` holds optimizer and scaler states to go on from.
+    gives ``logit_scale`` its gradient that many times. ``step`` steps are done, which left ``optimizer_state``.
     """
 
     def __init__(
@@ -38,6 +39,7 @@ class ClipTraining(LightningModule):
         clip: nn.Module,
         loss: open_clip.ClipLoss,
         scaler: torch.amp.GradScaler,
+        normalize: Normalize,
         *,
         scale: Scale,
         precision: str,
@@ -47,7 +49,7 @@ class ClipTraining(LightningModule):
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
-        self.clip, self.contrast, self.scaler = clip, loss, scaler
+        self.clip, self.contrast, self.scaler, self.normalize = clip, loss, scaler, normalize
         self.scale, self.precision, self.accumulate = scale, precision, accumulate
         self.input_dtype = open_clip.get_input_dtype(precision)
         self.step = step
@@ -63,7 +65,7 @@ class ClipTraining(LightningModule):
 
     def training_step(self, batch: Batch, _: int) -> StepResult | None:
         """Collect a micro-batch; with the last of a step, take the step and say what came of it."""
-        self._pairs.append((batch.images.to(self.input_dtype), batch.texts))
+        self._pairs.append((batch.images, batch.texts))
         if len(self._pairs) < self.accumulate:
             return None
         optimizer = self.optimizers(use_pl_optimizer=False)
@@ -86,7 +88,7 @@ class ClipTraining(LightningModule):
         cached = self._features_without_gradient() if self.accumulate > 1 else []
         for index, (images, texts) in enumerate(self._pairs):
             with autocast(self.precision, self.device.type):
-                fresh = self.clip(images, texts)
+                fresh = self.clip(self._pixels(images), texts)
                 loss = self.contrast(
                     image_features=_joined("image_features", cached, index, fresh),
                     text_features=_joined("text_features", cached, index, fresh),
@@ -97,7 +99,11 @@ class ClipTraining(LightningModule):
 
     def _features_without_gradient(self) -> list[dict[str, Tensor]]:
         with torch.no_grad(), autocast(self.precision, self.device.type):
-            return [self.clip(images, texts) for images, texts in self._pairs]
+            return [self.clip(self._pixels(images), texts) for images, texts in self._pairs]
+
+    def _pixels(self, images: Tensor) -> Tensor:
+        pixels: Tensor = self.normalize(images)
+        return pixels.to(self.input_dtype)
 
 
 def _joined(name: str, cached: list[dict[str, Tensor]], index: int, fresh: dict[str, Tensor]) -> Tensor:

@@ -44,10 +44,13 @@ class StepProgress:
         seconds = REFRESH_SECONDS if self._on_terminal else LOG_SECONDS
         return self._shown and time.monotonic() - self._last >= seconds
 
-    def show(self, step: int, loss: float, lr: float, samples_per_second: float) -> None:
-        """Say that ``step`` steps are done."""
+    def show(
+        self, step: int, loss: float, lr: float, scale: float, samples_per_second: float, data_wait: float
+    ) -> None:
+        """Say that ``step`` steps are done; ``data_wait`` is the share of the time that was waiting for data."""
         self._last = time.monotonic()
-        words = f"loss {loss:.3f}  lr {lr:.2e}  {samples_per_second:,.0f} samples/s"
+        speed = f"{samples_per_second:,.0f} samples/s  data wait {data_wait:.0%}"
+        words = f"loss {loss:.3f}  lr {lr:.2e}  scale {scale:.1f}  {speed}"
         if self._on_terminal:
             self._bar.update(self._task, completed=step, words=words, refresh=True)
         else:

@@ -1,11 +1,14 @@
 """Raw samples out of the shards, one after the other without end, with count and reason of what was unreadable."""
 
-from collections.abc import Callable, Iterator, Mapping
+import sys
+from collections import defaultdict
+from collections.abc import Callable, Container, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property
+from itertools import accumulate
 from pathlib import Path
 from random import Random
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -14,17 +17,48 @@ from dcexp.artifacts.entries import Entries, Tars
 from dcexp.artifacts.pieces import Piece, read_pieces
 from dcexp.artifacts.place import name_of
 from dcexp.artifacts.samples import samples_of
+from dcexp.artifacts.shards import Shards
 from dcexp.artifacts.tar import TarReader
 
 IMAGES = ("jpg", "png", "jpeg", "webp")  # in the order of preference of open_clip
 TEXT = "txt"
-SHARD = "__shard__"
 TOGETHER = 64  # samples of an index that are read together: one round trip to an object store
-RawSample = dict[str, Any]  # the bytes of its members by suffix, and SHARD: where it comes from
+Members = dict[str, bytes]  # the content of a sample's image and caption files, by suffix
 
 
 class NoSamples(Exception):
-    """The shards give nothing to train on; the message says what was tried."""
+    """The shards do not give what training needs; the message says what was tried."""
+
+
+class RawSample(NamedTuple):
+    """A sample as it lies in shard number ``shard``, where it is sample number ``number``."""
+
+    shard: int
+    number: int
+    members: Members
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardList:
+    """Where the shards are, how many samples each holds, and how much each weighs when one is drawn (empty: evenly)."""
+
+    places: tuple[str, ...]
+    sizes: tuple[int, ...]
+    weights: tuple[float, ...] = ()
+
+    def draw(self, rng: Random) -> int:
+        """A shard at random, as open_clip draws it: weighted draws are others than even ones, even of equal weights."""
+        numbers = range(len(self.places))
+        return rng.choices(numbers, cum_weights=self._cumulative)[0] if self.weights else rng.choice(numbers)
+
+    @cached_property
+    def _cumulative(self) -> list[float]:
+        return list(accumulate(self.weights))
+
+
+def shard_list(shards: Shards) -> ShardList:
+    """The shards of an artifact."""
+    return ShardList(places=tuple(shards.places), sizes=tuple(shards.sizes.values()), weights=shards.weights)
 
 
 @dataclass
@@ -48,74 +82,134 @@ class Losses:
         return taken
 
 
-def raw_samples(shards: Mapping[str, int], rng: Random, losses: Losses) -> Iterator[RawSample]:
-    """Samples of shards drawn evenly with replacement, for ever. ``shards`` maps places to sample counts.
+class RawSamples:
+    """Samples of shards drawn with replacement by ``rng``, for ever.
 
-    Raises NoSamples when many shards in a row hold none.
+    ``opened`` and ``taken`` say where it is: how many shards were opened, and how far the last one is read. Given
+    those, it goes on from there. Raises NoSamples when many shards in a row hold no sample.
     """
-    places, barren = list(shards), 0
-    while True:
-        place = rng.choice(places)
-        count = 0
-        for sample in _shard_samples(place, losses):
-            count += 1
-            yield sample
-        if count < shards[place]:
-            losses.add(place, shards[place] - count, f"{count} of {shards[place]} samples can be read")
-        barren = 0 if count else barren + 1
-        if barren > 2 * len(places) + 10:
-            raise NoSamples(f"{barren} shards opened in a row without a single sample, the last was {place}")
+
+    def __init__(self, shards: ShardList, rng: Random, losses: Losses, opened: int = 0, taken: int = 0) -> None:
+        self.shards, self.losses, self.opened, self.taken = shards, losses, opened, taken
+        self._rng, self._samples = rng, self._endless()
+
+    def __iter__(self) -> Iterator[RawSample]:
+        return self
+
+    def __next__(self) -> RawSample:
+        return next(self._samples)
+
+    def _endless(self) -> Iterator[RawSample]:
+        draws = [self.shards.draw(self._rng) for _ in range(self.opened)]
+        if draws:
+            yield from self._rest_of(draws[-1])
+        barren = 0
+        while True:
+            shard = self.shards.draw(self._rng)
+            self.opened, self.taken = self.opened + 1, 0
+            yield from self._rest_of(shard)
+            barren = 0 if self.taken else barren + 1
+            if barren > 2 * len(self.shards.places) + 10:
+                raise NoSamples(
+                    f"nothing to train on: {barren} shards opened in a row without a single sample, the last was "
+                    f"{self.shards.places[shard]}"
+                )
+
+    def _rest_of(self, shard: int) -> Iterator[RawSample]:
+        for number, members in read_shard(self.shards, shard, range(self.taken, sys.maxsize), self.losses):
+            self.taken = number + 1
+            yield RawSample(shard, number, members)
 
 
-def _shard_samples(place: str, losses: Losses) -> Iterator[RawSample]:
-    """The samples of one shard, in order: of a tar, or of an index of tars."""
+def read_again(shards: ShardList, wanted: npt.NDArray[np.int64]) -> list[RawSample]:
+    """The samples that ``wanted`` [samples, 2] names by shard and number, in that order.
+
+    Raises NoSamples when one of them cannot be read any more.
+    """
+    numbers = defaultdict(set)
+    for shard, number in wanted.tolist():
+        numbers[shard].add(number)
+    found = {
+        (shard, number): RawSample(shard, number, members)
+        for shard, of_it in numbers.items()
+        for number, members in read_shard(shards, shard, of_it, Losses())
+    }
+    keys = [(shard, number) for shard, number in wanted.tolist()]
+    for shard, number in keys:
+        if (shard, number) not in found:
+            raise NoSamples(
+                f"{shards.places[shard]}: sample {number}, read before training was interrupted, cannot be read now. "
+                "Put the shard back as it was; or train anew: rebuild=checkpoint"
+            )
+    return [found[key] for key in keys]
+
+
+def read_shard(shards: ShardList, shard: int, wanted: Container[int], losses: Losses) -> Iterator[tuple[int, Members]]:
+    """Those samples of a shard, a tar or an index of tars, whose number is ``wanted``, in order."""
+    place, size = shards.places[shard], shards.sizes[shard]
+    yield from (_indexed if place.endswith(".npz") else _in_tar)(place, size, wanted, losses)
+
+
+def _in_tar(place: str, size: int, wanted: Container[int], losses: Losses) -> Iterator[tuple[int, Members]]:
+    count = 0
     try:
-        if place.endswith(".npz"):
-            yield from _indexed(place, losses)
-            return
         with TarReader(place) as reader:
             for sample in samples_of(reader.walk()):
-                wanted = {suffix: p for suffix, p in sample.members.items() if _is_trained_on(suffix)}
-                yield {SHARD: place} | {suffix: reader.read(*p) for suffix, p in wanted.items()}
+                number, count = count, count + 1
+                if number in wanted:
+                    members = {s: reader.read(*p) for s, p in sample.members.items() if _is_trained_on(s)}
+                    yield number, members
             if reader.damage:
                 losses.add(place, 0, reader.damage)
     except OSError as error:
         losses.add(place, 0, error)
+    if count < size:
+        losses.add(place, size - count, f"{count} of {size} samples can be read")
 
 
-def _indexed(place: str, losses: Losses) -> Iterator[RawSample]:
+def _indexed(place: str, size: int, wanted: Container[int], losses: Losses) -> Iterator[tuple[int, Members]]:
     """Samples straight out of the tars of the pool. Raises NoSamples when one of them is no longer what it was."""
-    entries = Entries.load(Path(place))
-    wanted = np.array([_is_trained_on(name) for name in entries.names], bool)
+    try:
+        entries = Entries.load(Path(place))
+    except OSError as error:
+        losses.add(place, size, error)
+        return
+    numbers = [number for number in range(len(entries)) if number in wanted]
+    kept = np.array([_is_trained_on(name) for name in entries.names], bool)
     try:
         with Tars(entries) as tars:
-            for first in range(0, len(entries), TOGETHER):
-                numbers = range(first, min(first + TOGETHER, len(entries)))
-                for sample in _readable(entries, tars, numbers, wanted, partial(losses.add, place, 0)):
-                    yield {SHARD: place} | sample
+            for first in range(0, len(numbers), TOGETHER):
+                some = numbers[first : first + TOGETHER]
+                yield from _readable(entries, tars, some, kept, lambda n, error: losses.add(place, n, error))
     except ValueError as error:
         raise NoSamples(str(error)) from None
 
 
 def _readable(
-    entries: Entries, tars: Tars, numbers: range, wanted: npt.NDArray[np.bool_], complain: Callable[[OSError], None]
-) -> Iterator[dict[str, bytes]]:
-    """Some samples; without those that cannot be read, of which one is complained about."""
+    entries: Entries,
+    tars: Tars,
+    numbers: Sequence[int],
+    kept: npt.NDArray[np.bool_],
+    complain: Callable[[int, OSError], None],
+) -> Iterator[tuple[int, Members]]:
+    """Some samples; without those that cannot be read, each of which is complained about."""
     try:
-        yield from _read(entries, tars, numbers, wanted)
+        yield from zip(numbers, _read(entries, tars, numbers, kept), strict=True)
     except OSError as error:
-        complain(error)
-        for number in numbers if len(numbers) > 1 else ():
-            yield from _readable(entries, tars, range(number, number + 1), wanted, complain)
+        if len(numbers) == 1:
+            complain(1, error)
+            return
+        for number in numbers:
+            yield from _readable(entries, tars, [number], kept, complain)
 
 
-def _read(entries: Entries, tars: Tars, numbers: range, wanted: npt.NDArray[np.bool_]) -> list[dict[str, bytes]]:
-    """Some samples, by suffix: what is ``wanted`` of the suffixes."""
+def _read(entries: Entries, tars: Tars, numbers: Sequence[int], kept: npt.NDArray[np.bool_]) -> list[Members]:
+    """The members of some samples: what is ``kept`` of the suffixes."""
     samples: list[dict[str, memoryview]] = []
     pieces: list[tuple[int, list[Piece]]] = []
     for number in numbers:
         members = np.arange(entries.starts[number], entries.ends[number])
-        members = members[wanted[entries.suffixes[members]]]
+        members = members[kept[entries.suffixes[members]]]
         views = [memoryview(bytearray(size)) for size in entries.sizes[members].tolist()]
         if views:
             offsets = entries.offsets[members].tolist()

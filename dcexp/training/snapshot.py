@@ -1,4 +1,4 @@
-"""What is kept at the end of an interval, and how training goes on from it."""
+"""What is kept of a training, and how it goes on from there."""
 
 import sys
 from dataclasses import dataclass
@@ -11,20 +11,23 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from dcexp.artifacts.checkpoint import LATEST
 from dcexp.artifacts.files import whole_file
 from dcexp.scale import Scale
+from dcexp.training.batch import Batch, Position
 from dcexp.training.curve import Curve, sync
+from dcexp.training.finite import Finite
 from dcexp.training.module import ClipTraining
+from dcexp.training.ranks import Ranks
+
+TENSORS = ("buffer", "shuffle", "augment")  # the fields of a Position that are arrays
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """The content of ``epoch_latest.pt``: plain data and tensors under open_clip's names, and dcexp's ``recipe``."""
+    """The content of ``epoch_latest.pt``: plain data and tensors under open_clip's names, and dcexp's ``recipe``.
+
+    Before the last step also ``data``: for each rank and worker, where in the data it stands.
+    """
 
     content: dict[str, Any]
-
-    @property
-    def intervals(self) -> int:
-        """How many intervals are finished."""
-        return int(self.content["epoch"])
 
     @property
     def step(self) -> int:
@@ -32,41 +35,86 @@ class Snapshot:
         return int(self.content["recipe"]["step"])
 
     @property
+    def accumulate(self) -> int:
+        """How many micro-batches make a step."""
+        return int(self.content["recipe"]["accumulate"])
+
+    @property
     def corrupt(self) -> int:
         """How many samples were skipped."""
         return int(self.content["recipe"]["corrupt"])
 
+    def positions(self, rank: int) -> dict[int, Position]:
+        """Where the loader workers of a rank stand, by number."""
+        return {
+            p["worker"]: Position(**{**p, **{n: p[n].numpy() for n in TENSORS}}) for p in self.content["data"][rank]
+        }
+
 
 def latest(out: Path) -> Snapshot | None:
-    """What an earlier attempt left in ``out``, on the CPU; None if it finished no interval."""
+    """What an earlier attempt left in ``out``, on the CPU; None if it saved nothing."""
     path = out / LATEST
     return Snapshot(torch.load(path, map_location="cpu", weights_only=True)) if path.exists() else None
 
 
 class Keeper(Callback):
-    """Writes ``epoch_<k>.pt`` (weights) and ``epoch_latest.pt`` (everything) at the end of each interval."""
+    """Writes ``epoch_latest.pt`` (everything) when it is told to, and at the end of each interval ``epoch_<k>.pt`` too.
 
-    def __init__(self, out: Path, *, scale: Scale, seed: int, curve: Curve) -> None:
-        self.out, self.scale, self.seed, self.curve = out, scale, seed, curve
+    ``positions`` are those of this rank's loader workers.
+    """
+
+    def __init__(
+        self,
+        out: Path,
+        *,
+        scale: Scale,
+        seed: int,
+        curve: Curve,
+        finite: Finite,
+        ranks: Ranks,
+        positions: dict[int, Position],
+    ) -> None:
+        self.out, self.scale, self.seed, self.curve, self.finite = out, scale, seed, curve, finite
+        self.ranks, self.positions = ranks, positions
+
+    def on_train_batch_end(
+        self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Batch, batch_idx: int
+    ) -> None:
+        """Note where the batch's worker stands after it."""
+        if batch.position is not None:
+            self.positions[batch.position.worker] = batch.position
 
     def on_train_epoch_end(self, trainer: Trainer, module: LightningModule) -> None:
         """See the class."""
         assert isinstance(module, ClipTraining)
-        if not trainer.is_global_zero:
-            return
-        interval = self.curve.ends.index(module.step) + 1
-        weights = {"epoch": interval, "name": self.scale.name, "state_dict": module.clip.state_dict()}
-        save(self.out / f"epoch_{interval}.pt", weights)
-        sync(self.curve.path)
-        save(self.out / LATEST, weights | self._rest(module))
+        self.save(module)
 
-    def _rest(self, module: ClipTraining) -> dict[str, Any]:
+    def save(self, module: ClipTraining) -> None:
+        """Save everything; with the last step of an interval its weights too. All ranks call it, the first writes."""
+        self.finite.check()
+        corrupt = self.ranks.total(self.curve.corrupt)
+        last = module.step == self.scale.steps
+        data = {} if last else {"data": self.ranks.gathered([_plain(p) for _, p in sorted(self.positions.items())])}
+        if self.ranks.rank:
+            return
+        finished = sum(end <= module.step for end in self.curve.ends)
+        weights = {"epoch": finished, "name": self.scale.name, "state_dict": module.clip.state_dict()}
+        if module.step in self.curve.ends:
+            save(self.out / f"epoch_{finished}.pt", weights)
+        sync(self.curve.path)
+        save(self.out / LATEST, weights | self._rest(module, corrupt) | data)
+
+    def _rest(self, module: ClipTraining, corrupt: int) -> dict[str, Any]:
         optimizer = module.optimizers(use_pl_optimizer=False)
         assert isinstance(optimizer, torch.optim.Optimizer)
         recipe = {"scale": self.scale.name, "digest": self.scale.digest, "precision": module.precision}
-        progress = {"seed": self.seed, "step": module.step, "corrupt": self.curve.all_corrupt}
+        progress = {"seed": self.seed, "step": module.step, "accumulate": module.accumulate, "corrupt": corrupt}
         scaler = {"scaler": module.scaler.state_dict()} if module.scaler.is_enabled() else {}
         return {"optimizer": optimizer.state_dict(), **scaler, "recipe": recipe | progress}
+
+
+def _plain(position: Position) -> dict[str, Any]:
+    return {**position._asdict(), **{name: torch.from_numpy(getattr(position, name)) for name in TENSORS}}
 
 
 def save(path: Path, content: dict[str, Any]) -> None:

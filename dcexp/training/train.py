@@ -1,19 +1,26 @@
 """Train: the stage that makes a checkpoint by the recipe of a scale."""
 
-from dataclasses import asdict, dataclass, field
+import json
+import logging
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from dcexp.artifacts.base import Artifact, Counts, Summary
 from dcexp.artifacts.checkpoint import LATEST, METRICS, Checkpoint
+from dcexp.artifacts.files import write_json
 from dcexp.artifacts.shards import Shards
 from dcexp.engines.base import Engine
 from dcexp.engines.local import Local
 from dcexp.scale import Scale
 from dcexp.stage import Stage, Step
+from dcexp.training.estimate import gpu_hours
 from dcexp.training.precision import Precision, require_hardware
 
+log = logging.getLogger(__name__)
+
 MAX_SEED = 2**32 - 1
+ACCUMULATION = "accumulation.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,7 +30,8 @@ class Train(Stage):
     ``precision`` is open_clip's word. ``checkpoints`` are written at equal intervals of optimizer steps; each is an
     open_clip epoch. ``workers`` load data for each rank; they are part of the identity because they decide the order
     of the data. ``accumulate`` splits a rank's batch to fit memory, at the price of a second forward pass; every
-    sample is still contrasted with the whole batch. ``log_every`` is in optimizer steps.
+    sample is still contrasted with the whole batch; ``auto`` splits it no more than the devices' memory asks for.
+    ``log_every`` is in optimizer steps.
     """
 
     makes: ClassVar[type[Artifact]] = Checkpoint
@@ -31,7 +39,7 @@ class Train(Stage):
     precision: Precision = "amp"
     checkpoints: int = 5
     workers: int = 4
-    accumulate: int = 1
+    accumulate: int | Literal["auto"] = 1
     log_every: int = field(default=100, compare=False)
 
     def step(self, shards: Step, scale: Scale, seed: int) -> Step:
@@ -40,9 +48,10 @@ class Train(Stage):
 
     def check(self, engine: Engine, *, scale: Scale, seed: int) -> None:
         """Raise ValueError for what this scale, engine or machine cannot do."""
-        for name in ("workers", "accumulate", "log_every", "checkpoints"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"train.{name}={getattr(self, name)}: wanted 1 or more")
+        numbers = {name: getattr(self, name) for name in ("workers", "accumulate", "log_every", "checkpoints")}
+        for name, value in numbers.items():
+            if value != "auto" and value < 1:
+                raise ValueError(f"train.{name}={value}: wanted 1 or more")
         if self.checkpoints > scale.steps:
             raise ValueError(f"train.checkpoints={self.checkpoints}, but scale {scale.name} has {scale.steps} steps")
         if not 0 <= seed <= MAX_SEED - engine.devices:
@@ -55,36 +64,60 @@ class Train(Stage):
             require_hardware(self.precision, engine.devices)
 
     def _check_batch(self, batch_size: int, devices: int) -> None:
-        if batch_size % (devices * self.accumulate) == 0:
+        accumulate = 1 if self.accumulate == "auto" else self.accumulate
+        if batch_size % (devices * accumulate) == 0:
             return
         if batch_size % devices:
-            wanted = "set engine.devices to a divisor: " + _divisors(batch_size, near=devices)
+            wanted = "set engine.devices to a divisor: " + _nearest(divisors(batch_size), devices)
         else:
-            wanted = "set train.accumulate to one of " + _divisors(batch_size // devices, near=self.accumulate)
+            wanted = "set train.accumulate to one of " + _nearest(divisors(batch_size // devices), accumulate)
         raise ValueError(
             f"the batch of {batch_size} samples cannot be split evenly over engine.devices={devices} x "
             f"train.accumulate={self.accumulate}; {wanted}"
         )
 
-    def cost(self, *, scale: Scale, seed: int) -> str:
-        """Optimizer steps, and the samples they see."""
+    def cost(self, *, scale: Scale, seed: int, shards: Shards | None = None) -> str:
+        """Optimizer steps, the samples they see, how often that is each of ``shards``, and what a checkpoint takes."""
         batch_size = scale.recipe.batch_size
-        return f"{scale.steps:,} steps x {batch_size:,} = {scale.steps * batch_size:,} samples"
+        seen, hours = scale.steps * batch_size, gpu_hours(scale, self.accumulate)
+        words = [f"{scale.steps:,} steps x {batch_size:,} = {seen:,} samples"]
+        if shards and shards.samples:
+            words.append(f"{seen / shards.samples:.3g} passes over {shards.samples:,}")
+        words.append(f"{self.checkpoints} checkpoints, one per {seen / self.checkpoints:,.0f} samples")
+        if hours:
+            words.append(f"about {hours:,.2g} hours of one A100" if hours < 100 else f"about {hours:,.0f} A100-hours")
+        return "; ".join(words)
 
     def run(self, out: Path, engine: Engine, *, shards: Shards, scale: Scale, seed: int) -> Summary:
-        """Train on every device of ``engine``; goes on at the last finished interval found in ``out``."""
+        """Train on every device of ``engine``; goes on at the last step that was saved in ``out``."""
         from dcexp.training.fit import Job, fit
+        from dcexp.training.samples import shard_list
 
         scale.check()
         if not shards.samples:
             raise ValueError(f"nothing to train on: {shards.path} holds no samples")
         shards.check()
-        sizes = dict(zip(shards.places, shards.sizes.values(), strict=True))
-        engine.gang(fit, Job(out=out.resolve(), shards=sizes, scale=scale, seed=seed, **asdict(self)))
-        return _summary(out, shards, scale)
+        options = {f.name: getattr(self, f.name) for f in fields(self)}
+        options["accumulate"] = self._accumulation(out, engine, scale)
+        engine.gang(fit, Job(out=out.resolve(), shards=shard_list(shards), scale=scale, seed=seed, **options))
+        return _summary(out, shards, scale, options["accumulate"])
+
+    def _accumulation(self, out: Path, engine: Engine, scale: Scale) -> int:
+        """What ``auto`` comes to. It is measured once, so that a training goes on as it began."""
+        if self.accumulate != "auto":
+            return self.accumulate
+        from dcexp.training.memory import smallest_accumulation
+
+        found = out / ACCUMULATION
+        if not found.exists():
+            size = scale.recipe.batch_size // engine.devices
+            number = smallest_accumulation(engine, scale, self.precision, divisors(size), out.resolve())
+            log.info("train.accumulate=auto: %d micro-batches of %d samples per device", number, size // number)
+            write_json(found, {"accumulate": number})
+        return int(json.loads(found.read_text())["accumulate"])
 
 
-def _summary(out: Path, shards: Shards, scale: Scale) -> Summary:
+def _summary(out: Path, shards: Shards, scale: Scale, accumulate: int) -> Summary:
     from dcexp.training.curve import last_line
 
     last: dict[str, Any] = last_line(out / METRICS)
@@ -93,6 +126,7 @@ def _summary(out: Path, shards: Shards, scale: Scale) -> Summary:
     seen = last["samples_seen"]
     facts = {
         "steps": scale.steps,
+        "accumulate": accumulate,
         "samples_seen": seen,
         "passes": round(seen / shards.samples, 3),
         "loss": last["train/loss"],
@@ -103,7 +137,11 @@ def _summary(out: Path, shards: Shards, scale: Scale) -> Summary:
     return Summary(counts=Counts(total=seen + last["corrupt"], kept=seen, corrupt=last["corrupt"]), facts=facts)
 
 
-def _divisors(number: int, near: int) -> str:
-    """Up to four divisors of ``number`` next to ``near``, as words."""
-    divisors = sorted((d for d in range(1, number + 1) if number % d == 0), key=lambda d: abs(d - near))
-    return ", ".join(map(str, sorted(divisors[:4])))
+def divisors(number: int) -> list[int]:
+    """The divisors of ``number``, ascending."""
+    return [d for d in range(1, number + 1) if number % d == 0]
+
+
+def _nearest(numbers: list[int], to: int) -> str:
+    """Up to four of ``numbers``, as words."""
+    return ", ".join(map(str, sorted(sorted(numbers, key=lambda n: abs(n - to))[:4])))

@@ -22,7 +22,8 @@ def trainer(ranks: int, epochs: int, callbacks: list[Callback]) -> Trainer:
         accelerator="cuda" if cuda else "cpu",
         devices=on_this_node,
         num_nodes=ranks // on_this_node,
-        strategy=DDPStrategy(static_graph=False) if ranks > 1 else "auto",
+        # Buffers are constants, the same on all ranks.
+        strategy=DDPStrategy(static_graph=False, broadcast_buffers=False) if ranks > 1 else "auto",
         plugins=[environment],
         max_epochs=epochs,
         callbacks=callbacks,

@@ -30,7 +30,7 @@ from dcexp.reshard.copy import Copy
 from dcexp.reshard.index import Index
 from dcexp.sources.commonpool import CommonPool
 from dcexp.sources.webdataset import WebDataset
-from dcexp.training.samples import SHARD, Losses, NoSamples, raw_samples
+from dcexp.training.samples import Losses, NoSamples, RawSamples, shard_list
 from tests.cli import dcexp_process
 from tests.pools import ONE, hex_uids, sample, subset_of, write_parquet, write_pool, write_tar
 from tests.reshard.conftest import forget_connections
@@ -85,16 +85,11 @@ def resharded(source, wanted, out, stage, engine=ONE):
     return Shards(out)
 
 
-def shards_of(shards):
-    """The shards as training is given them."""
-    return dict(zip(shards.places, shards.sizes.values(), strict=True))
-
-
 def drawn(shards, count=30):
     """The first samples that training sees of some shards."""
     losses = Losses()
-    stream = raw_samples(shards_of(shards), Random(0), losses)
-    found = [{suffix: content for suffix, content in s.items() if suffix != SHARD} for s in islice(stream, count)]
+    stream = RawSamples(shard_list(shards), Random(0), losses)
+    found = [s.members for s in islice(stream, count)]
     assert (losses.corrupt, losses.complaints) == (0, [])
     return found
 
@@ -307,7 +302,7 @@ def test_an_object_that_is_gone_is_named(far, bucket, tmp_path):
     with pytest.raises(FileNotFoundError, match=rf"^{url} is gone\. Put it back, .*: rebuild=locations$"):
         Copy().run(tmp_path / "out", ONE, **given)
     losses = Losses()
-    stream = raw_samples(shards_of(shards), Random(0), losses)
+    stream = RawSamples(shard_list(shards), Random(0), losses)
     while not losses.complaints:
         next(stream)
     assert f"{url} is gone" in losses.complaints[0]
@@ -336,7 +331,7 @@ def test_an_object_that_has_changed_is_not_read(far, bucket, tmp_path):
     with pytest.raises(ValueError, match=message):
         Copy().run(tmp_path / "out", ONE, **given)
     with pytest.raises(NoSamples, match=message):
-        list(islice(raw_samples(shards_of(shards), Random(0), Losses()), 30))
+        list(islice(RawSamples(shard_list(shards), Random(0), Losses()), 30))
     assert drawn(resharded(far, UIDS, tmp_path / "anew", Index()))
 
 
@@ -510,8 +505,8 @@ def test_workers_forked_from_a_process_that_has_read_can_read(near, bucket, tmp_
     shards = resharded(moved(CommonPool(root=str(tmp_path / "pictures")), bucket), uids, tmp_path / "out", Index())
     assert drawn(shards)  # this process has read, and its connections are open
     interval = Interval(
-        shards=shards_of(shards),
-        transform=lambda image: torch.tensor(image.size),
+        shards=shard_list(shards),
+        crop=lambda image: np.array(image.size),
         tokenize=lambda caption: torch.tensor([[len(caption)]]),
         batch_size=3, batches=6, seed=1, index=0, workers=2,
     )  # fmt: skip

@@ -15,7 +15,8 @@ from dcexp.model import build_model, tokenizer
 from dcexp.reshard.copy import Copy
 from dcexp.reshard.index import Index
 from dcexp.training.data import Interval
-from dcexp.training.samples import SHARD, Losses, NoSamples, raw_samples
+from dcexp.training.images import halves
+from dcexp.training.samples import Losses, NoSamples, RawSamples, ShardList, shard_list
 from dcexp.training.train import Train
 from tests.pools import hex_uids, write_parquet, write_tar
 from tests.reshard.test_copy import files_in, resharded
@@ -53,33 +54,25 @@ def both(request, root, wanted, tmp_path_factory):
     ]  # fmt: skip
 
 
-def sizes(shards: Shards) -> dict[str, int]:
-    return dict(zip(shards.places, shards.sizes.values(), strict=True))
-
-
-def without_place(sample):
-    return {key: value for key, value in sample.items() if key != SHARD}
-
-
 def test_the_samples_are_those_of_the_copy_in_its_order(both, wanted):
-    copied, indexed = ([without_place(s) for s in _once(shards)] for shards in both)
+    copied, indexed = ([s.members for s in _once(shards)] for shards in both)
     assert copied == indexed and len(copied) == len(wanted)
     assert sorted(s["txt"].decode() for s in indexed) == sorted(wanted)
 
 
 def _once(shards: Shards):
     """Every shard once, in order."""
-    for place, count in sizes(shards).items():
-        yield from islice(raw_samples({place: count}, Random(0), Losses()), count)
+    for place, count in zip(shards.places, shards.sizes.values(), strict=True):
+        yield from islice(RawSamples(ShardList(places=(place,), sizes=(count,)), Random(0), Losses()), count)
 
 
 def test_the_batches_are_those_of_the_copy(both):
-    transform = build_model("ViT-tiny-8", "fp32", 0)[1]
+    crop = halves(build_model("ViT-tiny-8", "fp32", 0)[1])[0]
     batches = []
     for shards in both:
         interval = Interval(
-            shards=sizes(shards),
-            transform=transform,
+            shards=shard_list(shards),
+            crop=crop,
             tokenize=tokenizer("ViT-tiny-8"),
             batch_size=12,
             batches=9,
@@ -126,7 +119,7 @@ def test_a_pool_that_is_gone_ends_with_a_message(root, wanted, tmp_path):
     losses = Losses()
     try:
         with pytest.raises(NoSamples, match="without a single sample"):
-            next(raw_samples(sizes(shards), Random(0), losses))
+            next(RawSamples(shard_list(shards), Random(0), losses))
         assert losses.corrupt >= len(wanted) and "is gone" in losses.complaints[0]
     finally:
         (root / "away").rename(root / "shards")
@@ -142,11 +135,11 @@ def test_workers_do_not_change_a_byte_of_an_index(root, wanted, tmp_path, worker
 
 def test_small_windows_of_reading_make_no_difference(both, monkeypatch):
     """Samples of an index are read some at a time; those of a tar, window by window."""
-    whole = [without_place(s) for s in _once(both[1])]
+    whole = [s.members for s in _once(both[1])]
     monkeypatch.setattr("dcexp.training.samples.TOGETHER", 3)
     monkeypatch.setattr("dcexp.artifacts.tar.WINDOW", 2048)
-    assert [without_place(s) for s in _once(both[1])] == whole
-    assert [without_place(s) for s in _once(both[0])] == whole
+    assert [s.members for s in _once(both[1])] == whole
+    assert [s.members for s in _once(both[0])] == whole
 
 
 def test_the_paths_of_an_index_are_absolute(both):
@@ -155,13 +148,13 @@ def test_the_paths_of_an_index_are_absolute(both):
 
 def test_samples_of_the_other_tars_are_read_when_one_is_gone(root, wanted, tmp_path):
     shards, _ = resharded(root, wanted, tmp_path / "out", Index(shard_size=100))
-    (place,), tar = shards.places, root / "shards" / "00000000.tar"
-    whole = [without_place(s) for s in _once(shards)]
+    tar = root / "shards" / "00000000.tar"
+    whole = [s.members for s in _once(shards)]
     second = [s for s in whole if s["txt"].decode() in hex_uids(40, seed=1)]
     tar.rename(tar.with_suffix(".away"))
     try:
         losses = Losses()
-        found = [without_place(s) for s in islice(raw_samples({place: len(whole)}, Random(0), losses), len(second) + 1)]
+        found = [s.members for s in islice(RawSamples(shard_list(shards), Random(0), losses), len(second) + 1)]
         assert found[: len(second)] == second and losses.corrupt == len(whole) - len(second)
     finally:
         tar.with_suffix(".away").rename(tar)

@@ -10,6 +10,7 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from dcexp.model import build_model
 from dcexp.scale import Scale
 from dcexp.training.batch import Batch
+from dcexp.training.images import halves
 from dcexp.training.module import ClipTraining
 from dcexp.training.precision import grad_scaler
 from dcexp.training.trainer import quiet_lightning, trainer
@@ -43,11 +44,12 @@ def train(
     scale: Scale, epochs: list[list[Batch]], *, precision: str, accumulate: int, rank: int = 0, ranks: int = 1
 ) -> tuple[list[Any], dict[str, torch.Tensor]]:
     """What every optimizer step says, and the final weights."""
-    clip, _ = build_model(scale.recipe.model, precision, 0)
+    clip, transform = build_model(scale.recipe.model, precision, 0)
     clip.set_grad_checkpointing()
     loss = open_clip.ClipLoss(local_loss=True, gather_with_grad=True, cache_labels=True, rank=rank, world_size=ranks)
     scaler = grad_scaler(precision, "cpu")
-    module = ClipTraining(clip, loss, scaler, scale=scale, precision=precision, accumulate=accumulate)
+    normalize = halves(transform)[1]
+    module = ClipTraining(clip, loss, scaler, normalize, scale=scale, precision=precision, accumulate=accumulate)
     recorder = Recorder()
     with quiet_lightning():
         trainer(ranks, len(epochs), [recorder]).fit(module, Epochs(epochs, module))
@@ -61,7 +63,7 @@ def random_batches(count: int, size: int, seed: int) -> list[Batch]:
     side, length = clip.visual.image_size[0], clip.context_length
     return [
         Batch(
-            torch.randn(size, 3, side, side, generator=generator),
+            torch.randint(0, 256, (size, side, side, 3), generator=generator).to(torch.uint8),
             torch.randint(1, 49407, (size, length), generator=generator),
         )
         for _ in range(count)

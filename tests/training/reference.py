@@ -8,6 +8,8 @@ import open_clip
 import torch
 from open_clip_train.scheduler import cosine_lr
 from open_clip_train.train import train_one_epoch
+from PIL import Image
+from torchvision import transforms
 
 from dcexp.model import build_model, seed_all
 from dcexp.scale import Recipe
@@ -17,8 +19,8 @@ from dcexp.training.batch import Batch
 class Loader:
     """Plays open_clip's loader for one epoch."""
 
-    def __init__(self, batches: list[Batch]) -> None:
-        self.batches = batches
+    def __init__(self, batches: list[Batch], transform: Any) -> None:
+        self.batches, self.rest = batches, transforms.Compose(transform.transforms[1:])  # all but the crop
         self.num_batches, self.num_samples = len(batches), sum(len(b.images) for b in batches)
         self.dataloader = self
 
@@ -26,14 +28,16 @@ class Loader:
         """Nothing depends on it here."""
 
     def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        return ((batch.images, batch.texts) for batch in self.batches)
+        for batch in self.batches:
+            pictures = [Image.fromarray(pixels) for pixels in batch.images.numpy()]
+            yield torch.stack([self.rest(picture) for picture in pictures]), batch.texts
 
 
 def reference(
     recipe: Recipe, epochs: list[list[Batch]], *, precision: str, accumulate: int, steps: int
 ) -> tuple[list[torch.Tensor], dict[str, torch.Tensor]]:
     """The loss of every optimizer step, and the final weights."""
-    clip, _ = build_model(recipe.model, precision, 0)
+    clip, transform = build_model(recipe.model, precision, 0)
     seed_all(0)
     clip.set_grad_checkpointing()
     args = _args(recipe, precision, accumulate, len(epochs[0][0].images))
@@ -50,7 +54,7 @@ def reference(
     optimizer = _optimizer(clip, recipe)
     schedule = cosine_lr(optimizer, recipe.lr, recipe.warmup, steps)
     for epoch, batches in enumerate(epochs):
-        train_one_epoch(clip, {"train": Loader(batches)}, loss, epoch, optimizer, None, schedule, None, args)
+        train_one_epoch(clip, {"train": Loader(batches, transform)}, loss, epoch, optimizer, None, schedule, None, args)
     return losses[accumulate - 1 :: accumulate], clip.state_dict()
 
 

@@ -11,22 +11,22 @@ import torch
 from dcexp.model import build_model, tokenizer
 from dcexp.training.batch import Batch
 from dcexp.training.data import Interval, base_seed
-from dcexp.training.samples import SHARD, Losses, NoSamples, raw_samples
+from dcexp.training.images import halves
+from dcexp.training.samples import Losses, NoSamples, RawSamples, ShardList, shard_list
 from tests.training.small import picture, samples, write_shards
 
 
 @pytest.fixture(scope="module")
-def transform():
-    return build_model("ViT-tiny-8", "fp32", 0)[1]
+def crop():
+    return halves(build_model("ViT-tiny-8", "fp32", 0)[1])[0]
 
 
 @pytest.fixture
-def interval(transform):
+def interval(crop):
     def make(shards, **options):
-        sizes = dict(zip(shards.places, shards.sizes.values(), strict=True))
         defaults = {"batch_size": 5, "batches": 7, "seed": 3, "index": 0, "workers": 2}
         tokenize = tokenizer("ViT-tiny-8")
-        return Interval(shards=sizes, transform=transform, tokenize=tokenize, **(defaults | options))
+        return Interval(shards=shard_list(shards), crop=crop, tokenize=tokenize, **(defaults | options))
 
     return make
 
@@ -43,10 +43,9 @@ def test_base_seeds_are_those_of_open_clip():
 
 def test_shards_come_in_the_order_of_open_clip(tmp_path):
     shards = write_shards(tmp_path / "shards", samples(12), per_shard=3)
-    sizes = dict.fromkeys(shards.places, 3)
-    drawn = [s[SHARD] for s in islice(raw_samples(sizes, Random(5), Losses()), 0, 60, 3)]
+    drawn = [shards.places[s.shard] for s in islice(RawSamples(shard_list(shards), Random(5), Losses()), 0, 60, 3)]
     rng = Random(5)
-    assert drawn == [rng.choice(list(sizes)) for _ in range(20)]
+    assert drawn == [rng.choice(shards.places) for _ in range(20)]
 
 
 def test_an_interval_is_a_pure_function_of_its_fields(tmp_path, interval):
@@ -63,9 +62,10 @@ def test_an_interval_is_a_pure_function_of_its_fields(tmp_path, interval):
 
 def test_a_batch_has_the_shapes_of_the_model(tmp_path, interval):
     batch = read(interval(write_shards(tmp_path / "shards", samples(10)), batches=1))[0]
-    assert batch.images.shape == (5, 3, 32, 32) and batch.images.dtype == torch.float32
+    assert batch.images.shape == (5, 32, 32, 3) and batch.images.dtype == torch.uint8
     assert batch.texts.shape[0] == 5 and batch.texts.dtype == torch.int64
     assert (batch.corrupt, batch.complaints) == (0, ())
+    assert [Path(place).name for place in batch.shards] == ["00000000.tar"]
 
 
 def test_every_kind_of_image_is_read_and_others_are_not(tmp_path, interval):
@@ -94,11 +94,11 @@ def test_a_broken_tar_loses_what_it_should_hold(tmp_path):
     broken = Path(shards.places[1])
     broken.write_bytes(broken.read_bytes()[: 512 * 30])
     losses = Losses()
-    sizes = {str(broken): 10}
-    first = next(iter(raw_samples(sizes, Random(0), losses)))
-    assert "jpg" in first
-    stream = raw_samples(sizes, Random(0), losses := Losses())
-    keys = [next(stream)["txt"] for _ in range(4)]
+    alone = ShardList(places=(str(broken),), sizes=(10,))
+    first = next(RawSamples(alone, Random(0), losses))
+    assert "jpg" in first.members
+    stream = RawSamples(alone, Random(0), losses := Losses())
+    keys = [next(stream).members["txt"] for _ in range(4)]
     whole = keys.index(keys[0], 1)
     assert losses.corrupt == (len(keys) - 1) // whole * (10 - whole)
     assert len(losses.complaints) == 1 and "cut off" in losses.complaints[0]

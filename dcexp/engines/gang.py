@@ -1,0 +1,126 @@
+"""Processes that start together and end together: when one fails, so do all, and the first to fail is named."""
+
+import os
+import signal
+import threading
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from multiprocessing import get_context, parent_process
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from typing import Any, NamedTuple
+
+from dcexp.engines.base import free_port
+from dcexp.signals import ENDING, answered
+
+GRACE = 1.0  # seconds in which others may report that they failed too, and earlier
+
+
+class Report(NamedTuple):
+    """When a rank failed, on the clock of the machine, and its traceback."""
+
+    time: float
+    text: str
+
+
+def run_ranks(count: int, fn: Callable[..., Any], args: tuple[Any, ...]) -> None:
+    """Call ``fn(*args)`` in ``count`` processes, with RANK, LOCAL_RANK, WORLD_SIZE and MASTER_* set.
+
+    Raises RuntimeError as soon as one of them fails, with the traceback of the one that was first; the others are
+    killed, for they may wait for it for ever. A signal that ends this process is passed on to the ranks first.
+    """
+    context, port = get_context("spawn"), free_port()
+    pipes = [context.Pipe(duplex=False) for _ in range(count)]
+    ranks = [context.Process(target=_rank, args=(r, count, port, pipes[r][1], fn, args)) for r in range(count)]
+
+    def pass_on(_: signal.Signals) -> None:
+        for rank in ranks:
+            if rank.is_alive() and rank.pid:
+                os.kill(rank.pid, signal.SIGTERM)  # not SIGINT, which a terminal sends to them too
+
+    with answered(pass_on):
+        try:
+            for rank in ranks:
+                rank.start()
+            for _, end in pipes:
+                end.close()
+            _join(ranks, [reports for reports, _ in pipes])
+        finally:
+            for rank in ranks:
+                if rank.pid:
+                    rank.kill()
+                    rank.join()
+    if stopped := [rank.exitcode for rank in ranks if _stopped(rank)]:  # by a signal that this process did not get
+        raise SystemExit(stopped[0])
+
+
+def _join(ranks: Sequence[BaseProcess], reports: list[Connection]) -> None:
+    """Wait for all to end well. Raises RuntimeError when one does not, unless a signal stopped all of them."""
+    running = list(ranks)
+    while running:
+        ended = wait([rank.sentinel for rank in running])
+        for rank in [rank for rank in running if rank.sentinel in ended]:
+            running.remove(rank)
+            rank.join()
+            if rank.exitcode and not _stopped(rank):
+                wait([rank.sentinel for rank in running], timeout=GRACE)
+                raise RuntimeError(_cause(ranks, reports))
+
+
+def _stopped(rank: BaseProcess) -> bool:
+    """True for one that put its things away and ended as it was told."""
+    return rank.exitcode in {128 + number for number in ENDING}
+
+
+def _cause(ranks: Sequence[BaseProcess], reports: list[Connection]) -> str:
+    """What happened first: a process that died cannot tell when, but those that miss it fail after it."""
+    failed = [n for n, rank in enumerate(ranks) if rank.exitcode and not _stopped(rank)]
+    told = {n: reports[n].recv() for n in failed if _has_report(reports[n])}
+    dead = [n for n in failed if n not in told]
+    first = dead[0] if dead else min(told, key=lambda n: told[n].time)
+    code = ranks[first].exitcode or 0
+    what = told[first].text if first in told else f"its process died ({_name(code)}); out of memory?"
+    others = "".join(
+        f"\n\nrank {n} failed after it: {told[n].text.splitlines()[-1]}" for n in sorted(told) if n != first
+    )
+    return f"rank {first} of {len(ranks)} failed: {what}{others}"
+
+
+def _has_report(reports: Connection) -> bool:
+    try:
+        return reports.poll()
+    except (EOFError, OSError):
+        return False
+
+
+def _name(code: int) -> str:
+    return signal.Signals(-code).name if code < 0 else f"exit code {code}"
+
+
+def _rank(rank: int, ranks: int, port: int, report: Connection, fn: Callable[..., Any], args: tuple[Any, ...]) -> None:
+    die_with_parent()
+    os.environ |= {
+        "RANK": str(rank),
+        "LOCAL_RANK": str(rank),
+        "WORLD_SIZE": str(ranks),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+    }
+    try:
+        fn(*args)
+    except Exception:
+        report.send(Report(time.monotonic(), traceback.format_exc().strip()))
+        raise SystemExit(1) from None
+
+
+def die_with_parent() -> None:
+    """End this process when the one that started it is gone: killed, it cannot say so."""
+    parent = parent_process()
+    assert parent is not None
+
+    def watch() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()

@@ -3,11 +3,13 @@
 import difflib
 import logging
 import os
+import signal
 import sys
 import textwrap
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from types import FrameType
+from typing import Any, NoReturn
 
 from dcexp.mistakes import is_wrong_argument, message
 
@@ -31,6 +33,9 @@ def main() -> None:
     if "--help" in words or "-h" in words:
         sys.stdout.write(usage())
         return
+    for number in (signal.SIGTERM, signal.SIGUSR1):  # let go of claims, close the tracker
+        if signal.getsignal(number) == signal.SIG_DFL:
+            signal.signal(number, _end)
     try:
         verb = _take_verb(words)
         _compose_and_call(verb, words)
@@ -186,6 +191,13 @@ def _note_in_log(error: Exception) -> None:
             handler.handle(record)
 
 
-def _stop(message: str, code: int) -> None:
+def _end(number: int, _: FrameType | None) -> NoReturn:
+    _stop(
+        f"ended by {signal.Signals(number).name}. Finished pieces are kept: the same command goes on from them",
+        128 + number,
+    )
+
+
+def _stop(message: str, code: int) -> NoReturn:
     sys.stderr.write(f"\nerror: {message}\n")
     raise SystemExit(code)

@@ -12,15 +12,17 @@ ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
 
 @contextmanager
-def answered(answer: Callable[[signal.Signals], None]) -> Iterator[None]:
+def answered(answer: Callable[[signal.Signals], None]) -> Iterator[Callable[[], None]]:
     """While the block runs, ``answer`` is called with the first signal that comes, instead of ending the process.
 
     Further ones change nothing (SLURM sends several), but for Ctrl-C: a second one interrupts. When the block has come
     to its end, the signal goes to whoever handled it before; where that was nobody, SystemExit is raised, so that
     whoever holds something can let go of it. Does nothing outside the main thread, which alone can handle signals.
+
+    Yields a function that takes the signals again, after a library that took them for itself.
     """
     if threading.current_thread() is not threading.main_thread():
-        yield
+        yield lambda: None
         return
     came: list[signal.Signals] = []
 
@@ -31,9 +33,14 @@ def answered(answer: Callable[[signal.Signals], None]) -> Iterator[None]:
         elif number == signal.SIGINT and callable(interrupt := before[signal.SIGINT]):
             interrupt(number, frame)
 
-    before = {number: signal.signal(number, handle) for number in ENDING}
+    def take() -> None:
+        for number in ENDING:
+            signal.signal(number, handle)
+
+    before = {number: signal.getsignal(number) for number in ENDING}
+    take()
     try:
-        yield
+        yield take
     finally:
         _restore(before)
     if came:

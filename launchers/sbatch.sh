@@ -14,11 +14,14 @@
 #SBATCH --open-mode=append
 #SBATCH --output=%x-%j.log
 
-# SLURM itself requeues a job that is preempted, not one that runs out of time: that one asks for it, 120 s before its end.
-# Either way the same command starts again and continues from what it has stored. Ten times at most, should it never get on.
-trap '((${SLURM_RESTART_COUNT:-0} >= 10)) || scontrol requeue "$SLURM_JOB_ID"' USR1
+# SLURM itself requeues a job that is preempted, not one that runs out of time: that one asks for it, 120 s before its end,
+# when the run has saved what it was at. Either way the same command starts again and goes on. Ten times at most, should
+# it never get on.
+trap 'told=1; kill -USR1 $run' USR1
 
 # In the background: bash runs a trap only between foreground commands. The signal ends a `wait`, so wait until it is over.
 "${PYTHON:-python}" -m dcexp "$@" &
-while wait $!; status=$?; kill -0 $! 2>/dev/null; do :; done
+run=$!
+while wait $run; status=$?; kill -0 $run 2>/dev/null; do :; done
+if [[ ${told-} && $status != 0 ]] && ((${SLURM_RESTART_COUNT:-0} < 10)); then scontrol requeue "$SLURM_JOB_ID"; fi
 exit "$status"

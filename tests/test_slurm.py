@@ -4,6 +4,8 @@ import json
 import os
 import shutil
 import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -54,3 +56,54 @@ def test_a_job_that_fails_fails_the_sweep_with_its_own_message(slurm, tmp_path):
     assert done.returncode == 1
     assert "nowhere.npy" in done.stderr or "path" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+TRAINING = "filter=none source.size=600 until=checkpoint train.checkpoints=2 train.workers=1 train.log_every=1"
+
+
+def until(seconds, something):
+    """Wait until ``something`` is true; its value."""
+    end = time.monotonic() + seconds
+    while not (value := something()):
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.2)
+    return value
+
+
+@pytest.mark.timeout(900)
+def test_a_job_that_runs_out_of_time_and_is_preempted_ends_in_the_same_weights(slurm, tmp_path):
+    whole = tmp_path / "whole"
+    whole.mkdir()
+    done = dcexp_process(f"{TRAINING} tracker=none", whole)
+    assert done.returncode == 0, done.stderr
+
+    def slurm_says(*command):
+        environment = {**os.environ, **slurm, "PYTHON": sys.executable, "PYTHONPATH": str(REPOSITORY)}
+        done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=tmp_path, check=True)
+        return done.stdout
+
+    script = REPOSITORY / "launchers/sbatch.sh"
+    words = f"{TRAINING} tracker.mode=offline".split()
+    options = ("--parsable", "--gpus-per-node=0", "--output=job.log")
+    job = slurm_says("sbatch", *options, script, *words).strip()
+
+    def steps():
+        (metrics,) = list(tmp_path.glob("outputs/store/checkpoint/*/metrics.jsonl")) or [None]
+        return len(metrics.read_bytes().splitlines()) if metrics else 0
+
+    def log():
+        return (tmp_path / "job.log").read_text()
+
+    until(120, lambda: steps() >= 30)
+    slurm_says("scancel", "--batch", "--signal=USR1", job)  # as SLURM does, 120 s before the end
+    until(60, lambda: "stopped by SIGUSR1 after" in log())
+    until(120, lambda: steps() >= 120)
+    slurm_says("scontrol", "requeue", job)  # what preemption comes to
+    until(60, lambda: "stopped by SIGTERM after" in log())
+    until(300, lambda: "checkpoint: " in log())
+    until(60, lambda: job not in slurm_says("squeue", "-h", "-o", "%A"))
+    assert log().count("resume checkpoint/") == 2
+    (ours,), (theirs,) = (list(folder.glob("outputs/store/checkpoint/*")) for folder in (tmp_path, whole))
+    for name in ("epoch_1.pt", "epoch_2.pt", "epoch_latest.pt"):
+        assert (ours / name).read_bytes() == (theirs / name).read_bytes(), name
+    assert [json.loads(line)["step"] for line in (ours / "metrics.jsonl").open()] == list(range(400))

@@ -76,7 +76,7 @@ def _stopped(rank: BaseProcess) -> bool:
 def _cause(ranks: Sequence[BaseProcess], reports: list[Connection]) -> str:
     """What happened first: a process that died cannot tell when, but those that miss it fail after it."""
     failed = [n for n, rank in enumerate(ranks) if rank.exitcode and not _stopped(rank)]
-    told = {n: reports[n].recv() for n in failed if _has_report(reports[n])}
+    told = {n: report for n in failed if (report := _report(reports[n]))}
     dead = [n for n in failed if n not in told]
     first = dead[0] if dead else min(told, key=lambda n: told[n].time)
     code = ranks[first].exitcode or 0
@@ -87,11 +87,13 @@ def _cause(ranks: Sequence[BaseProcess], reports: list[Connection]) -> str:
     return f"rank {first} of {len(ranks)} failed: {what}{others}"
 
 
-def _has_report(reports: Connection) -> bool:
+def _report(reports: Connection) -> Report | None:
+    """What a rank that has ended said of it."""
     try:
-        return reports.poll()
-    except (EOFError, OSError):
-        return False
+        report: Report = reports.recv()
+    except EOFError:
+        return None
+    return report
 
 
 def _name(code: int) -> str:

@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
+from multiprocessing import get_all_start_methods
 from random import Random
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
+from dcexp.engines.gang import die_with_parent
 from dcexp.signals import ignored
 from dcexp.training.batch import Batch, Position
 from dcexp.training.images import Crop
@@ -37,6 +39,8 @@ from dcexp.training.shuffle import SIZE, Shuffle
 if TYPE_CHECKING:
     from dcexp.model import Tokenizer
 
+# A rank was spawned, and what it starts would be spawned as well: importing torch anew in every worker.
+START = "fork" if "fork" in get_all_start_methods() else None
 CAPTIONS = 10_000  # remembered with their token ids: where samples come again, so do captions
 HOPELESS = 2 * SIZE  # this many undecodable samples in a row are no accident
 
@@ -69,11 +73,19 @@ class Interval(IterableDataset[Batch | NoSamples]):
 
     def loader(self, pin_memory: bool) -> "DataLoader[Batch | NoSamples]":
         """The batches in the order worker 0, 1, …, 0, 1, …"""
-        return DataLoader(self, batch_size=None, collate_fn=_as_it_is, num_workers=self.workers, pin_memory=pin_memory)
+        return DataLoader(
+            self,
+            batch_size=None,
+            collate_fn=_as_it_is,
+            num_workers=self.workers,
+            pin_memory=pin_memory,
+            multiprocessing_context=START,
+        )
 
     def __iter__(self) -> Iterator[Batch | NoSamples]:
         info = get_worker_info()
         assert info is not None, "the data order is defined by the workers"
+        die_with_parent()  # torch's own watch misses it where a batch cannot be delivered
         warnings.simplefilter("ignore")  # of Pillow, about odd files
         first = self.done + info.id
         with ignored():
@@ -147,12 +159,15 @@ class Interval(IterableDataset[Batch | NoSamples]):
 
 def _image(members: Members) -> Any:
     """The image of a sample, RGB."""
-    from PIL import Image
+    from PIL import Image, UnidentifiedImageError
 
     content = next((members[suffix] for suffix in IMAGES if suffix in members), None)
     if content is None:
         raise ValueError("a sample has no image")
-    image = Image.open(io.BytesIO(content))
+    try:
+        image = Image.open(io.BytesIO(content))
+    except UnidentifiedImageError:
+        raise ValueError("not an image that Pillow knows") from None
     image.load()
     return image if image.mode == "RGB" else image.convert("RGB")
 

@@ -98,7 +98,7 @@ def _train(job: Job, before: Snapshot | None, ranks: Ranks) -> None:
         stop = Stop(keeper, ranks)
         left = job.checkpoints - interval_of(module.step, job.ends)[0]
         stopped: Stopped | None = None
-        with answered(stop.ask):
+        with answered(stop.ask) as stop.take_signals:
             try:
                 trainer(ranks.count, left, [finite, curve, keeper, stop]).fit(module, batches)
             except Stopped as reason:

@@ -2,6 +2,7 @@
 
 import logging
 import signal
+from collections.abc import Callable
 from typing import Any
 
 from pytorch_lightning import Callback, LightningModule, Trainer
@@ -23,10 +24,18 @@ class Stopped(Exception):
 
 
 class Stop(Callback):
-    """Ends training when one of the ranks is asked to: all of them after the same step, with everything saved."""
+    """Ends training when one of the ranks is asked to: all of them after the same step, with everything saved.
+
+    ``take_signals`` comes from :func:`dcexp.signals.answered`: Lightning takes SIGTERM for itself when it starts.
+    """
 
     def __init__(self, keeper: Keeper, ranks: Ranks) -> None:
         self._keeper, self._ranks, self._asked = keeper, ranks, 0
+        self.take_signals: Callable[[], None] = lambda: None
+
+    def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
+        """See the class."""
+        self.take_signals()
 
     def ask(self, number: signal.Signals) -> None:
         """Note that this rank is to end."""

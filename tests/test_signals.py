@@ -1,0 +1,95 @@
+"""Signals that ask a process to end are answered first, and then have their way."""
+
+import os
+import signal
+import threading
+
+import pytest
+
+from dcexp.signals import ENDING, answered, ignored
+
+
+@pytest.fixture(autouse=True)
+def handlers():
+    before = {number: signal.getsignal(number) for number in ENDING}
+    yield
+    assert {number: signal.getsignal(number) for number in ENDING} == before
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_what_nobody_handled_ends_the_process_behind_the_block(number):
+    came = []
+    with pytest.raises(SystemExit) as end, answered(came.append):
+        os.kill(os.getpid(), number)
+        os.kill(os.getpid(), number)  # SLURM says it more than once
+        came.append("the block goes on")
+    assert came == [number, "the block goes on"] and end.value.code == 128 + number
+
+
+def test_whoever_handled_it_before_gets_it_too():
+    theirs: list[int] = []
+    before = signal.signal(signal.SIGUSR1, lambda number, _: theirs.append(number))
+    try:
+        with pytest.raises(SystemExit), answered(lambda _: None):
+            os.kill(os.getpid(), signal.SIGUSR1)
+            assert theirs == []
+        assert theirs == [signal.SIGUSR1]
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+
+
+def test_ctrl_c_is_answered_and_then_interrupts_behind_the_block():
+    came = []
+    with pytest.raises(KeyboardInterrupt), answered(came.append):
+        os.kill(os.getpid(), signal.SIGINT)
+        came.append("the block goes on")
+    assert came == [signal.SIGINT, "the block goes on"]
+
+
+def test_a_second_ctrl_c_interrupts_at_once():
+    came = []
+    with pytest.raises(KeyboardInterrupt), answered(came.append):
+        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGINT)
+        came.append("not reached")
+    assert came == [signal.SIGTERM]
+
+
+def test_an_error_of_the_block_is_not_hidden():
+    with pytest.raises(ValueError, match="mine"), answered(lambda _: None):
+        os.kill(os.getpid(), signal.SIGTERM)
+        raise ValueError("mine")
+
+
+def test_signals_that_a_library_took_can_be_taken_again():
+    came = []
+    with pytest.raises(SystemExit), answered(came.append) as take:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        take()
+        os.kill(os.getpid(), signal.SIGTERM)
+    assert came == [signal.SIGTERM]
+
+
+def test_without_a_signal_nothing_happens():
+    with answered(lambda _: None):
+        pass
+
+
+def test_other_threads_handle_no_signals():
+    done = []
+
+    def block() -> None:
+        with answered(lambda _: None) as take:
+            take()
+            done.append(True)
+
+    thread = threading.Thread(target=block)
+    thread.start()
+    thread.join()
+    assert done == [True]
+
+
+def test_ignored_ones_change_nothing():
+    with ignored():
+        for number in ENDING:
+            os.kill(os.getpid(), number)

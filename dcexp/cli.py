@@ -23,7 +23,7 @@ VERBS = {
 }
 WRITES_A_LOG = ["hydra/job_logging=screen_and_file"]
 WRITES_NOTHING = ["hydra/job_logging=screen", "hydra.run.dir=.", "hydra.output_subdir=null"]
-GROUPS = ("scale", "source", "filter", "reshard", "tasks", "engine", "tracker", "experiment")
+GROUPS = ("scale", "source", "filter", "reshard", "tasks", "engine", "tracker", "experiment", "part")
 
 
 def main() -> None:
@@ -56,22 +56,19 @@ def usage() -> str:
     lines += [f"  {verb:<12} {text}" for verb, text in VERBS.items()]
     lines += ["", "groups and their options:"]
     for group in GROUPS:
-        options = ", ".join(_options(group))
+        options = ", ".join(sorted(path.stem for path in (CONF / group).glob("*.yaml")))
         lines += textwrap.wrap(options, 110, initial_indent=f"  {group:<13}", subsequent_indent=" " * 15)
     lines += [
         "",
         "keys:         seed=0  until=pool|subset|shards|checkpoint|results  rebuild=KIND  store.root=DIR",
         "              source.root=DIR  filter.fraction=0.3  filter.path=FILE  engine.workers=N  tracker.mode=offline",
         "              assets.cache=DIR  assets.lid_176_bin=FILE (and so on: downloaded files of others, or your own)",
+        "mixtures:     +part@mixture.NAME=webdataset mixture.NAME.source.root=DIR mixture.NAME.weight=2  weight=1",
         "sweeps:       python -m dcexp -m filter=none,clip_score seed=0,1,2   (on SLURM: hydra/launcher=slurm)",
         "the config:   add --cfg job to see it, --hydra-help for Hydra's own flags",
         "",
     ]
     return "\n".join(lines)
-
-
-def _options(group: str) -> list[str]:
-    return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
 
 
 def _take_verb(words: list[str]) -> str:
@@ -192,10 +189,8 @@ def _note_in_log(error: Exception) -> None:
 
 
 def _end(number: int, _: FrameType | None) -> NoReturn:
-    _stop(
-        f"ended by {signal.Signals(number).name}. Finished pieces are kept: the same command goes on from them",
-        128 + number,
-    )
+    name = signal.Signals(number).name
+    _stop(f"ended by {name}. Finished pieces are kept: the same command goes on from them", 128 + number)
 
 
 def _stop(message: str, code: int) -> NoReturn:

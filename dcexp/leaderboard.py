@@ -1,6 +1,7 @@
 """The leaderboard: every result in a store, side by side where a comparison is fair.
 
-A board holds the runs of one scale, one pool and one set of tasks; runs that differ only by seed are one row.
+A board holds the runs of one scale, one pool and one set of tasks; runs that differ only by seed are one row. Runs
+that mix other sources with the pool (the track "bring your own data") are on a board of their own.
 """
 
 import csv
@@ -13,7 +14,7 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import TYPE_CHECKING, Any, Literal
 
-from dcexp.artifacts.lineage import Node, ancestor, but_for_seeds, label, nearest
+from dcexp.artifacts.lineage import Node, ancestor, but_for_seeds, choice, label, mixture, nearest
 from dcexp.artifacts.results import Run, samples_kept, stored_runs
 from dcexp.scale import PUBLISHED
 from dcexp.store import Store
@@ -39,7 +40,7 @@ class Score:
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One filter. ``samples``: the size of its subset; None when seeds differ in it or it left the store."""
+    """One filter or mixture. ``samples``: how many it has; None when seeds differ in that or it left the store."""
 
     filter: str
     samples: int | None
@@ -110,7 +111,7 @@ def boards(root: str | Path) -> list[Board]:
     for run in stored_runs(Path(root)):
         checkpoint, tasks = _checkpoint(run), frozenset(result.task for result in run.values())
         scale = json.dumps(checkpoint["values"]["scale"], sort_keys=True)
-        comparable[scale, ancestor(checkpoint, "pool")["key"], tasks].append(run)
+        comparable[scale, ancestor(checkpoint, "pool")["key"], bool(mixture(checkpoint)), tasks].append(run)
     if not comparable:
         raise ValueError(f"no results below {Path(root).absolute()}; run something first, for example: python -m dcexp")
     made = [_board(runs, Path(root)) for runs in comparable.values()]
@@ -128,7 +129,7 @@ def _board(runs: list[Run], root: Path) -> Board:
     scale, pool = checkpoint["values"]["scale"], ancestor(checkpoint, "pool")
     title = [
         f"scale {scale['name']}" + _remark(scale),
-        f"source {label(pool)} ({pool['key']})",
+        f"source {label(pool)} ({pool['key']})" + " mixed with others (BYOD track)" * bool(mixture(checkpoint)),
         f"{len(names)} of {len(SCORED)} tasks"
         if names.keys() <= SCORED
         else f"{len(names)} task{'s' * (len(names) > 1)}",
@@ -161,7 +162,7 @@ def _row(seeds: list[Run], columns: Mapping[str, tuple[str, ...]], root: Path) -
     sizes = {_samples(root, _checkpoint(run)) for run in seeds}
     means = [[fmean(run[key].score for key in keys) for run in seeds] for keys in columns.values()]
     return Row(
-        filter=label(_selection(checkpoint)),
+        filter=choice(checkpoint),
         samples=sizes.pop() if len(sizes) == 1 else None,
         seeds=len(seeds),
         scores=tuple(Score(mean=fmean(m), std=stdev(m) if len(m) > 1 else None) for m in means),
@@ -179,13 +180,9 @@ def _told_apart(rows: list[tuple[Node, Row]]) -> list[Row]:
     ]
 
 
-def _selection(checkpoint: Node) -> Node:
-    """The step that chose the samples."""
-    return nearest(checkpoint, "subset") or ancestor(checkpoint, "shards")
-
-
 def _samples(root: Path, checkpoint: Node) -> int | None:
-    steps = (nearest(checkpoint, kind) for kind in ("subset", "shards"))
+    kinds = ("shards",) if mixture(checkpoint) else ("subset", "shards")  # a subset is of one source alone
+    steps = (nearest(checkpoint, kind) for kind in kinds)
     sizes = (samples_kept(root, step) for step in steps if step)
     return next((size for size in sizes if size is not None), None)
 

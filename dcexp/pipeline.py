@@ -10,14 +10,17 @@ from typing import Any, Literal
 
 from dcexp.artifacts.base import Artifact
 from dcexp.artifacts.files import whole_file
+from dcexp.artifacts.lineage import choice
 from dcexp.artifacts.result import Result
 from dcexp.assets import Assets
 from dcexp.engines.base import Engine
 from dcexp.filters.base import Filter
+from dcexp.part import Part
 from dcexp.reshard.base import Reshard
+from dcexp.reshard.mixture import Mixture
 from dcexp.scale import RULE, Scale
 from dcexp.sources.base import Source
-from dcexp.stage import Step, all_fields
+from dcexp.stage import Step, all_fields, canonical
 from dcexp.store import Store
 from dcexp.tasks.base import Task
 from dcexp.tracker import Story, Tracker
@@ -32,7 +35,10 @@ Until = Literal["pool", "subset", "shards", "checkpoint", "results"]
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """Everything a user chooses. ``scale`` and ``train`` are the benchmark's own and cannot be replaced."""
+    """Everything a user chooses. ``scale`` and ``train`` are the benchmark's own and cannot be replaced.
+
+    ``mixture`` holds further sources, by name; ``weight`` is that of the shards of ``source`` among theirs.
+    """
 
     scale: Scale
     source: Source
@@ -43,6 +49,8 @@ class Run:
     store: Store
     reshard: Reshard
     train: Train
+    mixture: dict[str, Part] = field(default_factory=dict)
+    weight: float = 1.0
     assets: Assets = field(default_factory=Assets)
     seed: int = 0
     until: Until = "results"
@@ -62,6 +70,13 @@ class Run:
                 f"published are dcexp's own Scale and Train. {RULE}"
             )
         self.scale.check()
+        if self.mixture:
+            self.mix()
+        elif self.weight != 1:
+            raise ValueError(
+                f"weight={self.weight:g} is for the shards of the source in a mixture, and there is no mixture. "
+                "Leave it out, or add another source: +part@mixture.NAME=webdataset"
+            )
         if unknown := self.rebuild_kinds - set(KINDS):
             raise ValueError(f"rebuild={','.join(sorted(unknown))}: wanted one or more of {', '.join(KINDS)}")
 
@@ -70,14 +85,20 @@ class Run:
         """The kinds of artifacts to make anew."""
         return frozenset([self.rebuild] if isinstance(self.rebuild, str) else self.rebuild)
 
+    def mix(self) -> Mixture:
+        """The stage that mixes ``source`` with the parts. Raises ValueError for names and weights that cannot be."""
+        return Mixture(weight=self.weight, weights={name: part.weight for name, part in self.mixture.items()})
+
 
 def plan(run: Run) -> dict[str, list[Step]]:
-    """Every step of the run, in order, without running any."""
+    """Every step of the run, in order, without running any. Parts of a mixture are upstream of its shards."""
     if type(run) is not Run:
         raise ValueError(f"a run is a {type(run).__qualname__}; published is dcexp's own Run. {RULE}")
     pool = run.source.step()
     subset = run.filter.step(pool)
     shards = run.reshard.step(pool, subset)
+    if run.mixture:
+        shards = run.mix().step(shards, {name: part.step() for name, part in run.mixture.items()})
     checkpoint = run.train.step(shards, run.scale, run.seed)
     results = [task.step(checkpoint) for task in run.tasks.values()]
     return {
@@ -143,16 +164,19 @@ def story(run: Run, steps: dict[str, list[Step]]) -> Story:
     (checkpoint,), (subset,) = steps["checkpoint"], steps["subset"]
     path = run.store.path(checkpoint)
     lineage = checkpoint.lineage()
+    name = f"{run.scale.name}-{choice(lineage) if run.mixture else subset.stage.label}"
     return Story(
         id=checkpoint.key,
-        name=f"{run.scale.name}-{subset.stage.label}-seed_{run.seed}",
-        group=f"{run.scale.name}-{subset.stage.label}",
+        name=f"{name}-seed_{run.seed}",
+        group=name,
         folder=Path(run.folder),
         config={
             "scale": lineage["values"]["scale"],
             "recipe_digest": run.scale.digest,
             "seed": run.seed,
             **{part: all_fields(getattr(run, part)) for part in ("source", "filter", "reshard", "train")},
+            "mixture": canonical(run.mixture),
+            "weight": canonical(run.weight),
             "tasks": sorted(run.tasks),
             "lineage": lineage,
         },

@@ -7,6 +7,7 @@ from typing import Any
 from dcexp.artifacts.base import Artifact, Counts
 from dcexp.artifacts.files import digest_of, file_digests
 from dcexp.artifacts.results import TRAINER
+from dcexp.artifacts.shards import Shards
 from dcexp.scale import locked
 from dcexp.stage import Step
 from dcexp.store import Store, is_payload
@@ -44,6 +45,7 @@ def _finding(store: Store, step: Step, is_target: bool) -> Finding:
         return Finding(kind=step.kind, name=step.name, faults=absent, note=note)
     try:
         faults = (*_file_faults(artifact), *_count_faults(artifact), *_chain_faults(store, step, artifact))
+        faults += tuple(_hollow(store, step)) if is_target else ()
     except (KeyError, TypeError, ValueError) as error:
         return Finding(kind=step.kind, name=step.name, faults=(f"manifest.json is not a manifest: {error!r}",))
     files = artifact.manifest["files"]
@@ -91,6 +93,13 @@ def _chain_faults(store: Store, step: Step, artifact: Artifact) -> Iterator[str]
     scale: dict[str, Any] | None = manifest["lineage"]["values"].get("scale")
     if scale is not None:
         yield from _recipe_faults(scale)
+
+
+def _hollow(store: Store, step: Step) -> Iterator[str]:
+    """What is gone of shards that lie in other artifacts of shards, those of a mixture's parts."""
+    for name, source in step.steps.items():
+        if step.kind == source.kind == Shards.kind and store.find(source) is None:
+            yield f"its shards of {name} are not there any more ({source.name}); rebuild={step.kind} makes them anew"
 
 
 def _recipe_faults(scale: dict[str, Any]) -> Iterator[str]:

@@ -1,11 +1,14 @@
 """What a newcomer types wrong, and what they read then."""
 
+import shutil
 import subprocess
 import sys
 import textwrap
+from pathlib import Path
 
 import pytest
 
+from dcexp.artifacts.shards import Shards
 from dcexp.cli import GROUPS, VERBS
 from tests.cli import REPOSITORY, dcexp, dcexp_process
 
@@ -87,6 +90,16 @@ MISTAKES = {
     "+train.max_steps=5": ["Train", "max_steps"],
     "train.accumulate=3": ["128", "accumulate"],
     "source=commonpool": ["commonpool_tiny", "source.root="],
+    "weight=2": ["there is no mixture", "+part@mixture.NAME=webdataset"],
+    "+part@mixture.laion=webdataset": ["mixture.laion.source.root has no value yet"],
+    "+part@mixture.laion=laion": ["Available options in 'part'", "webdataset"],
+    "+part@mixture.laion=digits": ["main and laion of the mixture are the same samples"],
+    "+part@mixture.main=digits mixture.main.source.seed=1": ["mixture.main", "cannot be called 'main'"],
+    "+part@mixture.a=digits mixture.a.source.seed=1 mixture.a.weight=0": [
+        "mixture.a.weight=0: wanted a number above 0"
+    ],
+    "+part@mixture.a=digits mixture.a.wieght=2": ["no key 'mixture.a.wieght' here; did you mean 'mixture.a.weight'?"],
+    "+part@mixture.a=webdataset mixture.a.source.root=nowhere": ["nowhere is no such directory"],
     "filter._target_=nolab.filters.Mine": ["Error loading 'nolab.filters.Mine'"],
 }
 
@@ -153,6 +166,43 @@ def test_a_failing_run_of_a_sweep_fails_the_sweep_and_the_others_finish(tmp_path
         "-m filter=none,clip_score filter.fraction=0.5 until=subset source.size=600 tracker=none", tmp_path
     )
     assert done.returncode == 1 and "fraction" in done.stderr and "Traceback" not in done.stderr
+
+
+MIXTURE = (
+    "filter=clip_score source.size=900 tracker=none until=shards engine.workers=1 reshard.shard_size=100 weight=0.5 "
+    "+part@mixture.other=digits mixture.other.source.size=500 mixture.other.source.seed=1 mixture.other.weight=3 "
+    "reshard@mixture.other.reshard=index mixture.other.reshard.shard_size=200 "
+    "+part@mixture.mine=webdataset mixture.mine.source.root=mine filter@mixture.mine.filter=random "
+    "mixture.mine.filter.fraction=0.5"
+)
+
+
+def test_a_mixture_of_three_sources_is_made_shown_used_again_and_verified(monkeypatch, capsys, tmp_path):
+    monkeypatch.setenv("COLUMNS", "200")
+    assert (
+        dcexp(monkeypatch, capsys, "until=pool source.size=300 source.seed=2 tracker=none engine.workers=1").code == 0
+    )
+    (pool,) = tmp_path.glob("outputs/store/pool/*/shards")
+    shutil.copytree(pool, tmp_path / "mine")
+    made = dcexp(monkeypatch, capsys, MIXTURE)
+    assert made.code == 0, made.err
+    (mixture,) = (Shards(path) for path in tmp_path.glob("outputs/store/shards/mixture-*"))
+    mixture.check()
+    parts = mixture.summary["parts"]
+    assert list(parts) == ["main", "mine", "other"]
+    assert [parts[name]["weight"] for name in parts] == [0.5, 1, 3]
+    assert mixture.samples == sum(part["samples"] for part in parts.values()) == mixture.summary["counts"]["kept"]
+    assert len(list(tmp_path.glob("outputs/store/shards/*/"))) == 4 and all(Path(p).is_file() for p in mixture.places)
+    shown = dcexp(monkeypatch, capsys, f"plan {MIXTURE}")
+    assert "make" not in shown.out and f"{parts['other']['share']:.1%} from other" in shown.out
+    assert "nothing to make" in dcexp(monkeypatch, capsys, MIXTURE).err
+    whole = dcexp(monkeypatch, capsys, f"verify {MIXTURE}")
+    assert whole.code == 0 and "fault" not in whole.out
+    shutil.rmtree(Path(mixture.places[0]).parent)
+    broken = dcexp(monkeypatch, capsys, f"verify {MIXTURE}")
+    assert broken.code == 1 and "its shards of main are not there any more" in broken.out
+    assert dcexp(monkeypatch, capsys, f"{MIXTURE} rebuild=shards").code == 0
+    assert dcexp(monkeypatch, capsys, f"verify {MIXTURE}").code == 0
 
 
 def test_the_whole_traceback_is_in_the_log_of_the_run(monkeypatch, capsys, tmp_path):

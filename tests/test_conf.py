@@ -7,11 +7,12 @@ import pytest
 import yaml
 from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
+from hydra.errors import ConfigCompositionException
 from hydra.utils import get_class, instantiate
 from omegaconf import open_dict
 
 from dcexp.cli import CONF, GROUPS, VERBS
-from dcexp.pipeline import Run, plan
+from dcexp.pipeline import Run, plan, story
 from dcexp.stage import Stage
 
 OPTIONS = [(p.parent.name, p.stem) for group in GROUPS for p in sorted((CONF / group).glob("*.yaml"))]
@@ -26,8 +27,18 @@ REQUIRED = {  # what an option asks its user for
     "top_fraction": ["filter.score.column=score"],
     "threshold": ["filter.score.column=score", "filter.threshold=0.5"],
     "sample": ["filter.score.column=score"],
+    "part=webdataset": ["mixture.laion.source.root=/data/laion"],
+    "part=commonpool": ["mixture.laion.source.root=/data/laion"],
+    "part=digits": ["mixture.laion.source.seed=1"],
     "union": ["+filter@filter.of.a=none", "+filter@filter.of.b=random"],
 }
+
+
+def words_for(group: str, option: str) -> list[str]:
+    """How an option is chosen; a part has a name of the user's."""
+    if group == "part":
+        return [f"+part@mixture.laion={option}", *REQUIRED[f"part={option}"]]
+    return [f"{group}={option}", *REQUIRED.get(option, [])]
 
 
 def composed(*words: str, verb: str = "run") -> Run:
@@ -46,7 +57,7 @@ def test_every_group_has_options():
 
 @pytest.mark.parametrize("group, option", OPTIONS, ids=lambda v: v)
 def test_every_option_composes_and_becomes_a_run_with_a_plan(group, option):
-    run = composed(f"{group}={option}", *REQUIRED.get(option, []))
+    run = composed(*words_for(group, option))
     keys = [step.key for steps in plan(run).values() for step in steps]
     assert len(set(keys)) == len(keys)
 
@@ -61,8 +72,9 @@ def targets(node: object) -> list[dict]:
 
 
 def composed_by_defaults(node: dict) -> set[str]:
-    """The fields that a defaults list fills: ``of`` for ``english@of.english``."""
-    packages = [entry.partition("@")[2] for entry in node.get("defaults", []) if isinstance(entry, str)]
+    """The fields that a defaults list fills: ``of`` for ``english@of.english``, also with ``: option`` behind it."""
+    entries = [entry if isinstance(entry, str) else next(iter(entry)) for entry in node.get("defaults", [])]
+    packages = [entry.partition("@")[2] for entry in entries]
     return {package.partition(".")[0] for package in packages if package}
 
 
@@ -83,7 +95,7 @@ def test_a_yaml_lists_every_field_of_its_class_and_no_other(path):
 def test_a_default_in_a_yaml_is_the_default_of_the_class(path):
     """Else the same words would get another key from Python than from the command line."""
     for node in targets(yaml.safe_load(path.read_text())):
-        if node["_target_"].split(".")[1] not in ("filters", "sources", "reshard", "training", "assets"):
+        if node["_target_"].split(".")[1] not in ("filters", "sources", "reshard", "training", "assets", "part"):
             continue
         for f in dataclasses.fields(get_class(node["_target_"])):
             if f.name in composed_by_defaults(node):
@@ -113,6 +125,57 @@ def test_a_scale_brings_its_source_and_tasks_and_the_command_line_wins():
     assert type(composed().source).__name__ == "Digits"
 
 
+LAION = ("+part@mixture.laion=webdataset", "mixture.laion.source.root=/data/laion")
+
+
+def test_a_mixture_takes_any_source_filter_and_reshard():
+    plain = composed(*LAION, "mixture.laion.weight=2", "weight=0.5", "filter=clip_score", "scale=medium")
+    part = plain.mixture["laion"]
+    assert (part.source.root, part.weight, plain.weight) == ("/data/laion", 2, 0.5)
+    kinds = [type(getattr(part, name)).__name__ for name in ("source", "filter", "reshard")]
+    assert kinds == ["WebDataset", "NoFilter", "Copy"] and type(plain.source).__name__ == "CommonPool"
+    chosen = composed(
+        *LAION,
+        "source@mixture.laion.source=commonpool",
+        "filter@mixture.laion.filter=clip_score",
+        "mixture.laion.filter.fraction=0.1",
+        "reshard@mixture.laion.reshard=index",
+        "+part@mixture.more=digits",
+        "mixture.more.source.size=77",
+    )
+    part = chosen.mixture["laion"]
+    kinds = [type(getattr(part, name)).__name__ for name in ("source", "filter", "reshard")]
+    assert kinds == ["CommonPool", "ClipScoreFraction", "Index"] and part.filter.fraction == 0.1
+    assert chosen.mixture["more"].source.size == 77 and type(chosen.filter).__name__ == "NoFilter"
+    with pytest.raises(ConfigCompositionException, match=r"mixture\.laion\.wieght"):
+        composed(*LAION, "mixture.laion.wieght=2")
+
+
+def test_a_mixture_is_made_of_the_steps_there_would_be_without_it():
+    """So every key of a run without one is what it was before there were mixtures."""
+    alone, mixed = (plan(composed("filter=clip_score", *words)) for words in ((), LAION))
+    assert [mixed[kind] for kind in ("pool", "subset")] == [alone[kind] for kind in ("pool", "subset")]
+    (mixture,), (checkpoint,) = mixed["shards"], mixed["checkpoint"]
+    assert mixture.steps["main"].key == alone["shards"][0].key and list(mixture.steps) == ["main", "laion"]
+    assert checkpoint.steps["shards"] is mixture and checkpoint.key != alone["checkpoint"][0].key
+    run = composed("filter=clip_score")
+    pool = run.source.step()
+    shards = run.reshard.step(pool, run.filter.step(pool))
+    assert alone["shards"][0].key == shards.key
+    assert alone["checkpoint"][0].key == run.train.step(shards, run.scale, run.seed).key
+
+
+def test_a_tracker_is_told_of_the_mixture():
+    run = composed(*LAION, "mixture.laion.weight=2", "filter=clip_score", "seed=3")
+    told = story(run, plan(run))
+    assert told.name == "tiny-clip_score_fraction + laion x2-seed_3"
+    assert told.config["weight"] == 1 and told.config["mixture"]["laion"]["weight"] == 2
+    assert told.config["mixture"]["laion"]["source"]["name"] == "pool/WebDataset"
+    assert "/data/laion" in str(told.config["lineage"])
+    run = composed("filter=clip_score", "seed=3")
+    assert story(run, plan(run)).name == "tiny-clip_score_fraction-seed_3"
+
+
 def test_names_of_stages_are_unique():
     def subclasses(cls):
         return [s for c in cls.__subclasses__() for s in (c, *subclasses(c))]
@@ -120,7 +183,7 @@ def test_names_of_stages_are_unique():
     from dcexp.stage import stage_name
 
     for group, option in OPTIONS:
-        composed(f"{group}={option}", *REQUIRED.get(option, []))
+        composed(*words_for(group, option))
     own = {c for c in subclasses(Stage) if c.__module__.startswith("dcexp.") and hasattr(c, "makes")}
     names = [stage_name(c) for c in own]
     assert len(set(names)) == len(names)

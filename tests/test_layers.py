@@ -14,6 +14,7 @@ LAYERS = [
     {"stage"},
     {"store"},
     {"sources", "filters", "reshard", "training", "tasks"},
+    {"part"},
     {"pipeline"},
     {"leaderboard", "verification"},
     {"commands"},

@@ -213,6 +213,43 @@ def test_a_combination_names_its_parts(store):
     assert boards(store.root)[0].rows[0].filter == "intersection (clip_score-fraction_0.3, random-fraction_0.5)"
 
 
+def mixed(checkpoint, weight=1, filter="no_filter", laion=2):
+    """The lineage of ``checkpoint``, with a part ``laion`` mixed in."""
+    checkpoint = json.loads(json.dumps(checkpoint))
+    main, pool = checkpoint["inputs"]["shards"], node("pool", "web_dataset", "p9")
+    subset = node("subset", filter, f"s{filter}", pool=pool)
+    parts = {"main": main, "laion": node("shards", "copy", f"h{filter}", pool=pool, subset=subset)}
+    fields = {"weights": {"laion": laion}, "weight": weight}
+    checkpoint["inputs"]["shards"] = node("shards", "mixture", f"m{main['key']}", fields, **parts)
+    checkpoint["key"] += f"{weight}{filter}{laion}"
+    return checkpoint
+
+
+def test_a_mixture_names_its_parts_and_is_on_a_board_of_its_own(store):
+    store.result(run("clip_score", {"fraction": 0.3}), score=0.5)
+    store.result(mixed(run("clip_score", {"fraction": 0.3})), score=0.7)
+    store.result(mixed(run(), weight=0.5, filter="basic", laion=1), score=0.6)
+    own, others = sorted(boards(store.root), key=lambda board: len(board.rows))
+    assert [row.filter for row in own.rows] == ["clip_score-fraction_0.3"]
+    assert [row.filter for row in others.rows] == ["clip_score-fraction_0.3 + laion x2", "none x0.5 + laion (basic)"]
+    assert own.title == "scale tiny (not a competition scale), source digits (p001), 1 task"
+    assert "source digits (p001) mixed with others (BYOD track), 1 task" in others.title
+
+
+def test_seeds_of_a_mixture_are_one_row_and_its_samples_those_of_all_parts(store):
+    for seed in (0, 1):
+        checkpoint = mixed(run("random", {"seed": seed}, seed=seed))
+        store.result(checkpoint, score=0.5)
+        store.write(checkpoint["inputs"]["shards"]["inputs"]["main"]["inputs"]["subset"], {"taken": 7})
+        store.write(checkpoint["inputs"]["shards"], {"written": 30})
+    store.result(mixed(run("random", {"seed": 0}), laion=3), score=0.4)
+    (board,) = boards(store.root)
+    assert [(row.filter, row.seeds, row.samples) for row in board.rows] == [
+        ("random + laion x2", 2, 30),
+        ("random + laion x3", 1, None),
+    ]
+
+
 POOLLESS = node("checkpoint", "train", "k", values={"scale": {"name": "tiny"}})
 BROKEN = {
     "no manifest": {"manifest.json": None},

@@ -6,7 +6,9 @@ from collections import deque
 from collections.abc import Mapping
 from typing import Any
 
-ORDERED = ("subset/Sequence", "subset/Difference")  # combinations in which the order of parts counts
+MIXTURE = "shards/Mixture"
+WHOLE = "subset/NoFilter"
+ORDERED = ("subset/Sequence", "subset/Difference", MIXTURE)  # combinations in which it counts which part is which
 Node = Mapping[str, Any]  # one step: kind, key, name, stage, values, and its inputs, which are nodes
 
 
@@ -27,6 +29,32 @@ def ancestor(node: Node, kind: str) -> Node:
     if found is None:
         raise ValueError(f"its lineage names no {kind}")
     return found
+
+
+def mixture(node: Node) -> Node | None:
+    """The step that mixed the sources of ``node``; None where there is one source alone."""
+    shards = nearest(node, "shards")
+    return shards if shards and shards["stage"]["name"] == MIXTURE else None
+
+
+def choice(node: Node) -> str:
+    """What was chosen for ``node`` in a few words: the filter; of a mixture also ``+ laion x2`` for every part."""
+    mixed = mixture(node)
+    if mixed is None:
+        return label(nearest(node, "subset") or ancestor(node, "shards"))
+    weights, words = mixed["stage"]["fields"]["weights"], []
+    for name, part in mixed["inputs"].items():
+        if name not in weights:  # the main source
+            words.append(choice(part) + _times(mixed["stage"]["fields"]["weight"]))
+        else:
+            subset = nearest(part, "subset")
+            whole = subset is None or subset["stage"]["name"] == WHOLE
+            words.append(name + ("" if whole else f" ({choice(part)})") + _times(weights[name]))
+    return " + ".join(words)
+
+
+def _times(weight: float) -> str:
+    return "" if weight == 1 else f" x{weight:g}"
 
 
 def but_for_seeds(node: Node) -> str:

@@ -11,6 +11,7 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 
 from dcexp.artifacts.files import whole_file
 from dcexp.training.batch import Batch
+from dcexp.training.finite import Finite
 from dcexp.training.laps import DataWait, Laps
 from dcexp.training.module import ClipTraining
 from dcexp.training.progress import StepProgress
@@ -20,6 +21,7 @@ from dcexp.training.schedule import interval_of
 log = logging.getLogger(__name__)
 
 SLOW = 0.2  # of the time waited for data: worth a warning
+WATCHED = 30.0  # seconds over which that is looked at
 
 
 class Curve(Callback):
@@ -37,22 +39,23 @@ class Curve(Callback):
         batch_size: int,
         log_every: int,
         corrupt: int,
+        finite: Finite,
         progress: StepProgress,
         ranks: Ranks,
         wait: DataWait,
     ) -> None:
         self.path, self.ends, self.batch_size, self.log_every = path, ends, batch_size, log_every
-        self.corrupt, self.ranks = corrupt, ranks
+        self.corrupt, self.finite, self.ranks = corrupt, finite, ranks
         self._progress, self._wait = progress, wait
         self._known: set[str] = set()
         self._warned = False
         self._seconds = float(last_line(path).get("seconds", 0.0))
-        self._written = self._shown = Laps(wait, 0)
+        self._written = self._shown = self._watched = Laps(wait, 0)
 
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
         """Start the clock."""
         assert isinstance(module, ClipTraining)
-        self._written, self._shown = Laps(self._wait, module.step), Laps(self._wait, module.step)
+        self._written, self._shown, self._watched = (Laps(self._wait, module.step) for _ in range(3))
 
     def on_train_batch_end(
         self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Batch, batch_idx: int
@@ -68,9 +71,11 @@ class Curve(Callback):
         step = module.step - 1
         _, start, end = interval_of(step, self.ends)
         if (step - start) % self.log_every == 0 or step == end - 1:
+            self.finite.check()
             corrupt = self.ranks.total(self.corrupt)
             if self.ranks.rank == 0:
-                self._write(step, outputs, corrupt, begins=step == start)
+                self._write(step, outputs, corrupt)
+        self._watch(step, begins=step == start)
         if self._progress.due:
             lap = self._shown.end(step + 1)
             speed = lap.steps * self.batch_size / lap.seconds
@@ -78,7 +83,7 @@ class Curve(Callback):
                 step + 1, float(outputs["loss"]), outputs["lr"], float(outputs["scale"]), speed, lap.share
             )
 
-    def _write(self, step: int, outputs: Mapping[str, Any], corrupt: int, *, begins: bool) -> None:
+    def _write(self, step: int, outputs: Mapping[str, Any], corrupt: int) -> None:
         loss, lap = float(outputs["loss"]), self._written.end(step + 1)
         speed = lap.steps * self.batch_size / lap.seconds
         self._seconds += lap.seconds
@@ -98,7 +103,13 @@ class Curve(Callback):
         }
         with self.path.open("a") as file:
             file.write(json.dumps(line, allow_nan=False) + "\n")
-        if lap.share > SLOW and not begins and not self._warned:  # in an interval's beginning the loader starts
+
+    def _watch(self, step: int, *, begins: bool) -> None:
+        """Warn once when the device waits for its data; not of an interval's beginning, where the loader starts."""
+        if not begins and self._watched.age < WATCHED:
+            return
+        lap = self._watched.end(step + 1)
+        if lap.share > SLOW and not begins and not self._warned and self.ranks.rank == 0:
             self._warned = True
             log.warning(
                 "%.0f %% of the last %d steps was waiting for data: the loader cannot keep up with the device. Give it "

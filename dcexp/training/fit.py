@@ -44,6 +44,7 @@ class Job:
     checkpoints: int
     workers: int
     accumulate: int
+    compile: bool
     log_every: int
 
     @property
@@ -88,13 +89,12 @@ def _train(job: Job, before: Snapshot | None, ranks: Ranks) -> None:
             batch_size=job.scale.recipe.batch_size,
             log_every=job.log_every,
             corrupt=before.corrupt if before and first else 0,
+            finite=finite,
             progress=progress,
             ranks=ranks,
             wait=batches.wait,
         )
-        keeper = Keeper(
-            job.out, scale=job.scale, seed=job.seed, curve=curve, finite=finite, ranks=ranks, positions=positions
-        )
+        keeper = Keeper(job.out, scale=job.scale, seed=job.seed, curve=curve, ranks=ranks, positions=positions)
         stop = Stop(keeper, ranks)
         left = job.checkpoints - interval_of(module.step, job.ends)[0]
         stopped: Stopped | None = None
@@ -115,6 +115,8 @@ def _module(job: Job, ranks: Ranks, before: Snapshot | None) -> tuple[ClipTraini
     if before:
         clip.load_state_dict(before.content["state_dict"])
     clip.set_grad_checkpointing()
+    if job.compile:
+        clip.compile()
     loss = open_clip.ClipLoss(
         local_loss=True, gather_with_grad=True, cache_labels=True, rank=ranks.rank, world_size=ranks.count
     )

@@ -42,6 +42,11 @@ class Laps:
         self._wait, self._step = wait, step
         self._waited, self._time = wait.seconds, time.monotonic()
 
+    @property
+    def age(self) -> float:
+        """The seconds since the last lap ended."""
+        return time.monotonic() - self._time
+
     def end(self, step: int) -> Lap:
         """The lap that ends when ``step`` steps are done."""
         now, waited = time.monotonic(), self._wait.seconds

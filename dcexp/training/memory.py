@@ -5,7 +5,9 @@ import json
 import os
 import resource
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import repeat
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -25,7 +27,7 @@ from dcexp.training.precision import grad_scaler
 from dcexp.training.trainer import quiet_lightning, trainer
 
 SPARE = 0.9  # of what is free may be used: batches on their way and fragmentation take their part
-TRIALS = 8, 24  # samples of the steps on a CPU whose memory tells that of larger ones
+TRIALS = 4, 16  # samples of the steps on a CPU whose memory tells that of larger ones
 
 
 def smallest_accumulation(engine: Engine, scale: Scale, precision: str, numbers: Sequence[int], folder: Path) -> int:
@@ -87,7 +89,7 @@ def _fits_cuda(scale: Scale, precision: str, ranks: int, _: int) -> Callable[[in
 
     def fits(accumulate: int) -> bool:
         try:
-            take_step(scale, precision, local // accumulate, accumulate, ranks)
+            take_steps(a_rank(scale, precision, accumulate, ranks), local // accumulate)
         except torch.OutOfMemoryError:
             return False
         finally:
@@ -101,9 +103,9 @@ def _fits_cuda(scale: Scale, precision: str, ranks: int, _: int) -> Callable[[in
 def _fits_cpu(scale: Scale, precision: str, ranks: int, here: int) -> Callable[[int], bool]:
     """The same where trying might take the machine down: by the growth of the peak over two small steps."""
     unit = 1 if sys.platform == "darwin" else 1024
-    peaks = []
+    module, peaks = a_rank(scale, precision, 1, ranks=1), []
     for size in TRIALS:
-        take_step(scale, precision, size, 1, ranks=1)
+        take_steps(module, size)
         peaks.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit)
     per_sample = max(peaks[1] - peaks[0], 0) / (TRIALS[1] - TRIALS[0])
     free = SPARE * psutil.virtual_memory().available / here
@@ -117,24 +119,41 @@ def _fits_cpu(scale: Scale, precision: str, ranks: int, here: int) -> Callable[[
     return fits
 
 
-def take_step(scale: Scale, precision: str, size: int, accumulate: int, ranks: int) -> None:
-    """A step on ``accumulate`` micro-batches of ``size`` grey samples, with the memory one of ``ranks`` ranks takes."""
+def a_rank(scale: Scale, precision: str, accumulate: int, ranks: int) -> ClipTraining:
+    """The training of one of ``ranks`` ranks, with all that it holds in memory, and without the others."""
     clip, transform = build_model(scale.recipe.model, precision, 0)
     clip.set_grad_checkpointing()
-    height, width = clip.visual.image_size
-    loss = Among(others=(ranks - 1) * size * accumulate)
+    loss = Among(scale.recipe.batch_size - scale.recipe.batch_size // ranks)
     scaler = grad_scaler(precision, "cuda" if torch.cuda.is_available() else "cpu")
     module = ClipTraining(
         clip, loss, scaler, halves(transform)[1], scale=scale, precision=precision, accumulate=accumulate
     )
     if ranks > 1:  # DDP keeps the gradients once more, in buckets
         module.register_buffer("buckets", torch.zeros(sum(p.numel() for p in clip.parameters())))
+    return module
+
+
+def take_steps(module: ClipTraining, size: int) -> None:
+    """Two steps on micro-batches of ``size`` grey samples: in the second, the optimizer's state is there as well."""
+    height, width = module.clip.visual.image_size  # type: ignore[union-attr, misc]
     batch = Batch(
         torch.full((size, height, width, 3), 127, dtype=torch.uint8),
-        torch.ones((size, clip.context_length), dtype=torch.int64),
+        torch.ones((size, module.clip.context_length), dtype=torch.int64),  # type: ignore[arg-type]
     )
     with quiet_lightning():
-        trainer(1, 1, []).fit(module, [batch] * accumulate)
+        trainer(1, 1, []).fit(module, Repeated(batch, 2 * module.accumulate))
+    gc.collect()  # Lightning's objects hold each other, and the optimizer's state
+
+
+@dataclass(frozen=True)
+class Repeated:
+    """A batch, ``times`` times. Lightning would take a list for several loaders."""
+
+    batch: Batch
+    times: int
+
+    def __iter__(self) -> Iterator[Batch]:
+        return repeat(self.batch, self.times)
 
 
 class Among(nn.Module):

@@ -13,7 +13,6 @@ from dcexp.artifacts.files import whole_file
 from dcexp.scale import Scale
 from dcexp.training.batch import Batch, Position
 from dcexp.training.curve import Curve, sync
-from dcexp.training.finite import Finite
 from dcexp.training.module import ClipTraining
 from dcexp.training.ranks import Ranks
 
@@ -70,11 +69,10 @@ class Keeper(Callback):
         scale: Scale,
         seed: int,
         curve: Curve,
-        finite: Finite,
         ranks: Ranks,
         positions: dict[int, Position],
     ) -> None:
-        self.out, self.scale, self.seed, self.curve, self.finite = out, scale, seed, curve, finite
+        self.out, self.scale, self.seed, self.curve = out, scale, seed, curve
         self.ranks, self.positions = ranks, positions
 
     def on_train_batch_end(
@@ -91,7 +89,7 @@ class Keeper(Callback):
 
     def save(self, module: ClipTraining) -> None:
         """Save everything; with the last step of an interval its weights too. All ranks call it, the first writes."""
-        self.finite.check()
+        self.curve.finite.check()
         corrupt = self.ranks.total(self.curve.corrupt)
         last = module.step == self.scale.steps
         data = {} if last else {"data": self.ranks.gathered([_plain(p) for _, p in sorted(self.positions.items())])}

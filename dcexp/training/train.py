@@ -31,7 +31,7 @@ class Train(Stage):
     open_clip epoch. ``workers`` load data for each rank; they are part of the identity because they decide the order
     of the data. ``accumulate`` splits a rank's batch to fit memory, at the price of a second forward pass; every
     sample is still contrasted with the whole batch; ``auto`` splits it no more than the devices' memory asks for.
-    ``log_every`` is in optimizer steps.
+    ``compile`` lets torch.compile fuse the model: faster, and other roundings. ``log_every`` is in optimizer steps.
     """
 
     makes: ClassVar[type[Artifact]] = Checkpoint
@@ -40,6 +40,7 @@ class Train(Stage):
     checkpoints: int = 5
     workers: int = 4
     accumulate: int | Literal["auto"] = 1
+    compile: bool = False
     log_every: int = field(default=100, compare=False)
 
     def step(self, shards: Step, scale: Scale, seed: int) -> Step:

@@ -35,10 +35,10 @@ class Mixture(Stage):
     def __post_init__(self) -> None:
         super().__post_init__()
         for name, weight in self.weights.items():
-            if name in TAKEN or not re.fullmatch(r"\w[\w.+-]*", name, re.ASCII):
+            if name in TAKEN or not re.fullmatch(r"\w[\w-]*", name, re.ASCII):
                 raise ValueError(
-                    f"mixture.{name}: a part of a mixture cannot be called {name!r}; wanted letters, digits, and _ . + - "
-                    f"between them, and none of {', '.join(TAKEN)}"
+                    f"mixture.{name}: a part of a mixture cannot be called {name!r}; wanted letters, digits, '_' and "
+                    f"'-', and none of {', '.join(TAKEN)}"
                 )
             if weight <= 0:
                 raise ValueError(f"mixture.{name}.weight={weight:g}: wanted a number above 0")

@@ -34,7 +34,7 @@ from dcexp.reshard.locate import Locate
 from dcexp.sources.commonpool import CommonPool
 from dcexp.training.data import Interval
 from dcexp.training.images import halves
-from dcexp.training.samples import shard_list
+from dcexp.training.reading import shard_list
 
 ONE = Local(workers=1)
 BATCH = 256

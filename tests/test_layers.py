@@ -9,7 +9,7 @@ PACKAGE = Path(__file__).parent.parent / "dcexp"
 
 LAYERS = [
     {"typecheck", "holder", "artifacts", "scale", "claim", "tracker", "provenance", "embedded", "model", "mistakes"}
-    | {"web", "published", "assets", "fp32"},
+    | {"web", "published", "assets", "fp32", "signals"},
     {"engines"},
     {"stage"},
     {"store"},

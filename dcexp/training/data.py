@@ -23,17 +23,8 @@ from dcexp.engines.gang import die_with_parent
 from dcexp.signals import ignored
 from dcexp.training.batch import Batch, Position
 from dcexp.training.images import Crop
-from dcexp.training.samples import (
-    IMAGES,
-    TEXT,
-    Losses,
-    Members,
-    NoSamples,
-    RawSample,
-    RawSamples,
-    ShardList,
-    read_again,
-)
+from dcexp.training.reading import IMAGES, TEXT, Losses, Members, NoSamples, ShardList
+from dcexp.training.samples import RawSample, RawSamples, read_again
 from dcexp.training.shuffle import SIZE, Shuffle
 
 if TYPE_CHECKING:

@@ -23,7 +23,7 @@ from dcexp.training.module import ClipTraining
 from dcexp.training.precision import grad_scaler, require_hardware
 from dcexp.training.progress import StepProgress
 from dcexp.training.ranks import Ranks
-from dcexp.training.samples import NoSamples, ShardList
+from dcexp.training.reading import NoSamples, ShardList
 from dcexp.training.schedule import interval_ends, interval_of
 from dcexp.training.snapshot import Keeper, Snapshot, latest
 from dcexp.training.stop import Stop, Stopped

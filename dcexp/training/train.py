@@ -92,7 +92,7 @@ class Train(Stage):
     def run(self, out: Path, engine: Engine, *, shards: Shards, scale: Scale, seed: int) -> Summary:
         """Train on every device of ``engine``; goes on at the last step that was saved in ``out``."""
         from dcexp.training.fit import Job, fit
-        from dcexp.training.samples import shard_list
+        from dcexp.training.reading import shard_list
 
         scale.check()
         if not shards.samples:

@@ -30,7 +30,8 @@ from dcexp.reshard.copy import Copy
 from dcexp.reshard.index import Index
 from dcexp.sources.commonpool import CommonPool
 from dcexp.sources.webdataset import WebDataset
-from dcexp.training.samples import Losses, NoSamples, RawSamples, shard_list
+from dcexp.training.reading import Losses, NoSamples, shard_list
+from dcexp.training.samples import RawSamples
 from tests.cli import dcexp_process
 from tests.pools import ONE, hex_uids, sample, subset_of, write_parquet, write_pool, write_tar
 from tests.reshard.conftest import forget_connections

@@ -16,7 +16,8 @@ from dcexp.reshard.copy import Copy
 from dcexp.reshard.index import Index
 from dcexp.training.data import Interval
 from dcexp.training.images import halves
-from dcexp.training.samples import Losses, NoSamples, RawSamples, ShardList, read_shard, shard_list
+from dcexp.training.reading import Losses, NoSamples, ShardList, read_shard, shard_list
+from dcexp.training.samples import RawSamples
 from dcexp.training.train import Train
 from tests.pools import hex_uids, write_parquet, write_tar
 from tests.reshard.test_copy import files_in, resharded
@@ -136,7 +137,7 @@ def test_workers_do_not_change_a_byte_of_an_index(root, wanted, tmp_path, worker
 def test_small_windows_of_reading_make_no_difference(both, monkeypatch):
     """Samples of an index are read some at a time; those of a tar, window by window."""
     whole = [s.members for s in _once(both[1])]
-    monkeypatch.setattr("dcexp.training.samples.TOGETHER", 3)
+    monkeypatch.setattr("dcexp.training.reading.TOGETHER", 3)
     monkeypatch.setattr("dcexp.artifacts.tar.WINDOW", 2048)
     assert [s.members for s in _once(both[1])] == whole
     assert [s.members for s in _once(both[0])] == whole

@@ -13,7 +13,8 @@ from dcexp.reshard.copy import Copy
 from dcexp.reshard.index import Index
 from dcexp.reshard.mixture import Mixture
 from dcexp.stage import Step
-from dcexp.training.samples import Losses, RawSamples, read_shard, shard_list
+from dcexp.training.reading import Losses, read_shard, shard_list
+from dcexp.training.samples import RawSamples
 from dcexp.training.train import Train
 from tests.pools import ONE, hex_uids, write_parquet, write_pool, write_tar
 from tests.reshard.test_copy import resharded

@@ -12,7 +12,8 @@ from dcexp.model import build_model, tokenizer
 from dcexp.training.batch import Batch
 from dcexp.training.data import Interval, base_seed
 from dcexp.training.images import halves
-from dcexp.training.samples import Losses, NoSamples, RawSamples, ShardList, shard_list
+from dcexp.training.reading import Losses, NoSamples, ShardList, shard_list
+from dcexp.training.samples import RawSamples
 from tests.training.small import picture, samples, write_shards
 
 
@@ -86,7 +87,7 @@ def test_corrupt_samples_are_skipped_counted_and_named_once(tmp_path, interval):
     lost = sum(batch.corrupt for batch in batches)
     assert lost / (200 + lost) == pytest.approx(3 / 20, abs=0.07)
     complaints = [c for batch in batches for c in batch.complaints]
-    assert len(complaints) == 1 and complaints[0].startswith("00000000.tar: ")
+    assert len(complaints) == 1 and "/00000000.tar: " in complaints[0]
 
 
 def test_a_broken_tar_loses_what_it_should_hold(tmp_path):

@@ -15,11 +15,11 @@ from dcexp.engines.local import Local
 from dcexp.training.fit import Job, _module
 from dcexp.training.precision import Precision
 from dcexp.training.ranks import Ranks
-from dcexp.training.samples import ShardList
+from dcexp.training.reading import ShardList
 from dcexp.training.schedule import learning_rate
 from dcexp.training.train import Train
 
-# What upstream leaves free beside seed and devices: precision, number of checkpoints, workers, the accumulation needed to
+# What upstream leaves free beside seed and devices: precision, number of checkpoints, workers, accumulation to
 # fit memory, logging; and compile, which is how and not what.
 FREE = {"precision", "checkpoints", "workers", "accumulate", "compile", "log_every"}
 NO_SHARDS = ShardList(places=(), sizes=())

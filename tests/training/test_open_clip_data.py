@@ -25,7 +25,7 @@ from dcexp.model import build_model, tokenizer
 from dcexp.training.batch import Batch
 from dcexp.training.data import Interval, base_seed
 from dcexp.training.images import halves
-from dcexp.training.samples import ShardList
+from dcexp.training.reading import ShardList
 from dcexp.training.shuffle import SIZE
 from tests.parity.test_loaders import NEEDS_OLD, OLD
 from tests.pools import write_tar

@@ -98,19 +98,41 @@ def test_verify_finds_the_chain_whole_and_then_what_was_done_to_it(house, tmp_pa
     assert "4 of 7 artifacts are not as recorded" in broken.stderr
 
 
-def test_the_checkpoint_loads_in_open_clip(house):
-    code = (
-        "import sys, open_clip\n"
-        "open_clip.add_model_config('dcexp/models')\n"
-        "model, _, _ = open_clip.create_model_and_transforms('ViT-tiny-8', pretrained=sys.argv[1])\n"
-        "print(sum(p.numel() for p in model.parameters()))"
-    )
-    path = only(house, "outputs/store/checkpoint/*/epoch_latest.pt")
-    done = subprocess.run(
-        [sys.executable, "-c", code, path], capture_output=True, text=True, cwd=REPOSITORY, check=False
-    )
+def test_the_checkpoint_loads_in_open_clip_and_scores_the_same_there(house):
+    """open_clip's own model, transform, tokenizer and zero-shot classifier, and nothing of dcexp."""
+    code = """
+import io, sys, tarfile
+from pathlib import Path
+import open_clip, torch
+from PIL import Image
+open_clip.add_model_config('dcexp/models')
+model, _, preprocess = open_clip.create_model_and_transforms('ViT-tiny-8', pretrained=sys.argv[1])
+model.eval()
+names, templates = (Path(sys.argv[2], f).read_text().splitlines() for f in sys.argv[3:])
+say = [lambda name, template=template: template.replace('{c}', name) for template in templates]
+tokenizer = open_clip.get_tokenizer('ViT-tiny-8')
+classifier = open_clip.build_zero_shot_classifier(model, tokenizer, names, say, num_classes_per_batch=None)
+right, count = 0, 0
+for tar in Path(sys.argv[2], 'test').glob('*.tar'):
+    files = {m.name: tarfile.open(tar).extractfile(m).read() for m in tarfile.open(tar)}
+    keys = sorted({name.split('.')[0] for name in files})
+    labels = torch.tensor([int(files[key + '.cls']) for key in keys])
+    pictures = [next(content for name, content in files.items() if name.startswith(key + '.') and name[-3:] != 'cls')
+                for key in keys]
+    images = torch.stack([preprocess(Image.open(io.BytesIO(picture)).convert('RGB')) for picture in pictures])
+    with torch.no_grad():
+        answers = (model.encode_image(images, normalize=True) @ classifier).argmax(1)
+    right, count = right + int((answers == labels).sum()), count + len(labels)
+print(right / count)
+"""
+    checkpoint = only(house, "outputs/store/checkpoint/*/epoch_latest.pt")
+    index = only(house, "outputs/store/evalset/*/index.json")
+    root = index.parent / json.loads(index.read_text())["root"]
+    command = [sys.executable, "-c", code, checkpoint, root, "classnames.txt", "zeroshot_classification_templates.txt"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=REPOSITORY, check=False)
     assert done.returncode == 0, done.stderr
-    assert int(done.stdout) > 1000
+    ours = json.loads(only(house, "outputs/store/result/*/result.json").read_text())
+    assert float(done.stdout) == pytest.approx(ours["metrics"]["acc1"], abs=1e-9)
 
 
 def test_the_leaderboard_shows_the_run(house, monkeypatch, capsys):

@@ -283,3 +283,23 @@ def test_without_ray_it_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(ValueError, match=r'pip install "dcexp\[ray\]"'):
         list(Ray().map(square, [1, 2]))
+
+
+def test_a_signal_is_passed_on_to_the_ranks(cluster, tmp_path):
+    code = (
+        "import sys, pathlib\n"
+        "from dcexp.engines.ray import Ray\n"
+        "from tests.engines.test_gang import note_signals\n"
+        f"Ray(address={cluster!r}, devices=2).gang(note_signals, pathlib.Path(sys.argv[1]))\n"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], cwd=REPOSITORY, stderr=subprocess.PIPE)
+    try:
+        until = time.monotonic() + 60
+        while len(list(tmp_path.glob("*-pid-*"))) < 2:
+            assert time.monotonic() < until and process.poll() is None, process.stderr
+            time.sleep(0.1)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == signal.SIGTERM  # what Ray's own handler makes of it
+    finally:
+        process.kill()
+    assert {path.name for path in tmp_path.glob("*-SIG*")} == {"0-SIGINT", "1-SIGINT"}

@@ -27,10 +27,10 @@ demo: install
 	$(BIN)/python -m dcexp leaderboard
 
 test: install open-clip lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -m "not long"
 
 quick: install open-clip lint
-	$(BIN)/python -m pytest -m "not slow and not slurm"
+	$(BIN)/python -m pytest -m "not slow and not slurm and not long"
 
 lint: install
 	$(BIN)/ruff check .

@@ -70,7 +70,9 @@ def _outlook(request: Run, step: Step, to_make: set[str]) -> str:
             step.stage.check(request.engine, **step.values)
         except (ValueError, OSError) as error:
             return f"[red]{escape(str(error).splitlines()[0])}"
-    there = {name: artifact for name, source in step.steps.items() if (artifact := request.store.find(source))}
+    kinds = Counter(s.kind for s in step.upstream())
+    named = {s.kind: s for s in step.upstream() if kinds[s.kind] == 1} | step.steps
+    there = {name: artifact for name, source in named.items() if (artifact := request.store.find(source))}
     return step.stage.cost(**step.values, **there)
 
 

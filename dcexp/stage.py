@@ -54,7 +54,8 @@ class Stage:
     def cost(self, *_: Any, **values: Any) -> str:
         """The size of the work in the units of its field, for ``plan``; empty when it is small.
 
-        Given are the step's values, and of its inputs those that are made already.
+        Given are the step's values and what is made already: its inputs by their names, and whatever else it is made
+        from by its kind, where there is but one of that.
         """
         return ""
 

@@ -90,8 +90,9 @@ class Mixture(Stage):
         }
         return Summary(counts=Counts(total=samples, kept=samples), facts=facts)
 
-    def cost(self, *_: Any, **parts: Any) -> str:
+    def cost(self, *_: Any, **made: Any) -> str:
         """How often each part is drawn, once the shards of all are there."""
+        parts = {name: made[name] for name in (MAIN, *self.weights) if name in made}
         if len(parts) <= len(self.weights):
             return ""
         shares = [f"{told['share']:.1%} from {part}" for part, told in self._account(parts).items()]

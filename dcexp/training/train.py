@@ -77,13 +77,16 @@ class Train(Stage):
             f"train.accumulate={self.accumulate}; {wanted}"
         )
 
-    def cost(self, *, scale: Scale, seed: int, shards: Shards | None = None) -> str:
-        """Optimizer steps, the samples they see, how often that is each of ``shards``, and what a checkpoint takes."""
+    def cost(
+        self, *, scale: Scale, seed: int, shards: Shards | None = None, subset: Artifact | None = None, **_: Any
+    ) -> str:
+        """Optimizer steps, the samples they see, how often that is each of the shards, and what a checkpoint takes."""
         batch_size = scale.recipe.batch_size
         seen, hours = scale.steps * batch_size, gpu_hours(scale, self.accumulate)
         words = [f"{scale.steps:,} steps x {batch_size:,} = {seen:,} samples"]
-        if shards and shards.samples:
-            words.append(f"{seen / shards.samples:.3g} passes over {shards.samples:,}")
+        samples = shards.samples if shards else subset.summary.get("taken") if subset else 0
+        if samples:
+            words.append(f"{seen / samples:.3g} passes over {samples:,}")
         words.append(f"{self.checkpoints} checkpoints, one per {seen / self.checkpoints:,.0f} samples")
         if hours:
             words.append(f"about {hours:,.2g} hours of one A100" if hours < 100 else f"about {hours:,.0f} A100-hours")

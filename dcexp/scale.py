@@ -117,7 +117,7 @@ def _compare(values: Mapping[str, Any]) -> dict[str, Any]:
 RULE = (
     "Rule 4 of the filtering track: the training procedure may not be modified. "
     "Free to choose: source, filter, tasks, engine, seed, train.precision, train.checkpoints, train.workers, "
-    "train.accumulate."
+    "train.accumulate, train.compile."
 )
 
 

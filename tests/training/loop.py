@@ -47,7 +47,7 @@ def train(
     clip, transform = build_model(scale.recipe.model, precision, 0)
     clip.set_grad_checkpointing()
     loss = open_clip.ClipLoss(local_loss=True, gather_with_grad=True, cache_labels=True, rank=rank, world_size=ranks)
-    scaler = grad_scaler(precision, "cpu")
+    scaler = grad_scaler(precision, "cuda" if torch.cuda.is_available() else "cpu")
     normalize = halves(transform)[1]
     module = ClipTraining(clip, loss, scaler, normalize, scale=scale, precision=precision, accumulate=accumulate)
     recorder = Recorder()

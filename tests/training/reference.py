@@ -34,13 +34,14 @@ class Loader:
 
 
 def reference(
-    recipe: Recipe, epochs: list[list[Batch]], *, precision: str, accumulate: int, steps: int
+    recipe: Recipe, epochs: list[list[Batch]], *, precision: str, accumulate: int, steps: int, device: str = "cpu"
 ) -> tuple[list[torch.Tensor], dict[str, torch.Tensor]]:
     """The loss of every optimizer step, and the final weights."""
     clip, transform = build_model(recipe.model, precision, 0)
     seed_all(0)
     clip.set_grad_checkpointing()
-    args = _args(recipe, precision, accumulate, len(epochs[0][0].images))
+    clip.to(device)
+    args = _args(recipe, precision, accumulate, len(epochs[0][0].images), device)
     loss = open_clip.create_loss(args)
     losses: list[torch.Tensor] = []
     forward = loss.forward
@@ -53,8 +54,10 @@ def reference(
     loss.forward = recorded
     optimizer = _optimizer(clip, recipe)
     schedule = cosine_lr(optimizer, recipe.lr, recipe.warmup, steps)
+    scaler = torch.amp.GradScaler(device) if precision == "amp" else None
     for epoch, batches in enumerate(epochs):
-        train_one_epoch(clip, {"train": Loader(batches, transform)}, loss, epoch, optimizer, None, schedule, None, args)
+        data = {"train": Loader(batches, transform)}
+        train_one_epoch(clip, data, loss, epoch, optimizer, scaler, schedule, None, args)
     return losses[accumulate - 1 :: accumulate], clip.state_dict()
 
 
@@ -68,9 +71,9 @@ def _optimizer(clip: torch.nn.Module, recipe: Recipe) -> torch.optim.AdamW:
     return torch.optim.AdamW(groups, lr=recipe.lr, betas=(recipe.beta1, recipe.beta2), eps=recipe.eps)
 
 
-def _args(recipe: Recipe, precision: str, accumulate: int, batch_size: int) -> Namespace:
+def _args(recipe: Recipe, precision: str, accumulate: int, batch_size: int, device: str) -> Namespace:
     return Namespace(
-        model=recipe.model, precision=precision, accum_freq=accumulate, batch_size=batch_size, device="cpu",
+        model=recipe.model, precision=precision, accum_freq=accumulate, batch_size=batch_size, device=device,
         distill=False, skip_scheduler=False, grad_clip_norm=None, log_every_n_steps=100, world_size=1, rank=0,
         local_rank=0, wandb=False, horovod=False, distributed=False, siglip=False, local_loss=True,
         gather_with_grad=True,

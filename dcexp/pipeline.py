@@ -1,18 +1,18 @@
 """The page that shows everything: what a run is, its steps, and how they are carried out."""
 
-import json
 import logging
-from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from dcexp.artifacts.base import Artifact
-from dcexp.artifacts.files import whole_file
+from dcexp.artifacts.evalset import EvalSet
 from dcexp.artifacts.lineage import choice
-from dcexp.artifacts.result import Result
+from dcexp.artifacts.result import results_in, write_results
 from dcexp.assets import Assets
+from dcexp.checks import check_all
 from dcexp.engines.base import Engine
 from dcexp.filters.base import Filter
 from dcexp.part import Part
@@ -23,6 +23,7 @@ from dcexp.sources.base import Source
 from dcexp.stage import Step, all_fields, canonical
 from dcexp.store import Store
 from dcexp.tasks.base import Task
+from dcexp.tasks.zeroshot import ZeroShot
 from dcexp.tracker import Story, Tracker
 from dcexp.training.train import Train
 from dcexp.typecheck import check_types
@@ -37,7 +38,8 @@ Until = Literal["pool", "subset", "shards", "checkpoint", "results"]
 class Run:
     """Everything a user chooses. ``scale`` and ``train`` are the benchmark's own and cannot be replaced.
 
-    ``mixture`` holds further sources, by name; ``weight`` is that of the shards of ``source`` among theirs.
+    ``mixture`` holds further sources, by name; ``weight`` is that of the shards of ``source`` among theirs. ``monitor``
+    holds zero-shot tasks that watch the training, by the name they have in its curve; they change nothing.
     """
 
     scale: Scale
@@ -51,6 +53,7 @@ class Run:
     train: Train
     mixture: dict[str, Part] = field(default_factory=dict)
     weight: float = 1.0
+    monitor: dict[str, ZeroShot] = field(default_factory=dict)
     assets: Assets = field(default_factory=Assets)
     seed: int = 0
     until: Until = "results"
@@ -99,15 +102,29 @@ def plan(run: Run) -> dict[str, list[Step]]:
     shards = run.reshard.step(pool, subset)
     if run.mixture:
         shards = run.mix().step(shards, {name: part.step() for name, part in run.mixture.items()})
-    checkpoint = run.train.step(shards, run.scale, run.seed)
+    checkpoint = _watched(run).step(shards, run.scale, run.seed)
     results = [task.step(checkpoint) for task in run.tasks.values()]
     return {
         "pool": [pool],
         "subset": [subset],
         "shards": [shards],
+        "monitor": list(_watching(run).values()),
         "checkpoint": [checkpoint],
         "results": results,
     }
+
+
+def _watching(run: Run) -> dict[str, Step]:
+    """The evaluation sets of the monitor: made before the checkpoint where there is one to make, and no part of it."""
+    return {name: task.data.step() for name, task in run.monitor.items()}
+
+
+def _watched(run: Run) -> Train:
+    """The training, with what its monitor does with a file of weights."""
+    model, threads = run.scale.recipe.model, run.engine.workers
+    sets = {name: EvalSet(run.store.path(step).resolve()) for name, step in _watching(run).items()}
+    watch = {n: partial(run.monitor[n].scores, model, evalset, threads) for n, evalset in sets.items()}
+    return run.train.watched(watch)
 
 
 def execute(run: Run) -> list[Artifact]:
@@ -115,30 +132,17 @@ def execute(run: Run) -> list[Artifact]:
     steps = plan(run)
     to_make = list(missing(run, steps[run.until]))
     # A rebuild may reach every step behind what it changes.
-    _check(
-        {s.key: s for target in to_make for s in (target.upstream() if run.rebuild else [target])}.values(), run.engine
-    )
+    reached = {s.key: s for target in to_make for s in (target.upstream() if run.rebuild else [target])}
+    check_all(reached.values(), run.engine)
     if not to_make:
         log.info("nothing to make: every artifact is there already")
         return _finish(run, [run.store.build(step, run.engine) for step in steps[run.until]])
     with run.tracker.session(story(run, steps)) as session:
+        for evalset in [step for step in steps["monitor"] if step.key in reached]:
+            run.store.build(evalset, run.engine, run.rebuild_kinds)
         made = [run.store.build(step, run.engine, run.rebuild_kinds) for step in steps[run.until]]
-        session.results(_numbers(made))
+        session.results({k: v for result in results_in(made) for k, v in result.numbers.items()})
     return _finish(run, made)
-
-
-def _check(steps: Iterable[Step], engine: Engine) -> None:
-    """Raise ValueError with all that stands in the way of ``steps``: of each kind the first, and how many more."""
-    problems: dict[str, list[str]] = defaultdict(list)
-    for step in steps:
-        try:
-            step.stage.check_machine(engine, **step.values)
-            step.stage.check(engine, **step.values)
-        except (ValueError, OSError) as error:
-            problems[step.kind].append(str(error))
-    told = [first + f"\n(and {len(more)} more {kind}s)" * bool(more) for kind, (first, *more) in problems.items()]
-    if told:
-        raise ValueError("\n\n".join(told))
 
 
 def missing(run: Run, steps: Iterable[Step]) -> Iterator[Step]:
@@ -152,6 +156,8 @@ def missing(run: Run, steps: Iterable[Step]) -> Iterator[Step]:
         seen.add(step.key)
         for source in step.steps.values():
             yield from visit(source)
+        for evalset in _watching(run).values() if step.kind == "checkpoint" else []:
+            yield from visit(evalset)
         if run.store.find(step) is None or step.kind in anew:
             yield step
 
@@ -184,15 +190,8 @@ def story(run: Run, steps: dict[str, list[Step]]) -> Story:
     )
 
 
-def _numbers(made: Iterable[Artifact]) -> dict[str, float]:
-    lines = [artifact.line for artifact in made if isinstance(artifact, Result)]
-    return {f"eval/{line['key']}/{k}": v for line in lines for k, v in line["metrics"].items() if v is not None}
-
-
 def _finish(run: Run, made: list[Artifact]) -> list[Artifact]:
     """Write the results of this run into its own folder, in upstream's ``eval_results.jsonl``."""
-    lines: list[dict[str, Any]] = [artifact.line for artifact in made if isinstance(artifact, Result)]
-    if lines:
-        with whole_file(Path(run.folder) / "eval_results.jsonl") as file:
-            file.write("".join(json.dumps(line) + "\n" for line in lines).encode())
+    if results := results_in(made):
+        write_results(Path(run.folder) / "eval_results.jsonl", results)
     return made

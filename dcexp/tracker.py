@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from dcexp.artifacts.checkpoint import MONITOR
 from dcexp.typecheck import check_types
 
 log = logging.getLogger(__name__)
@@ -27,7 +28,8 @@ POLL = 2.0  # seconds between two looks at the curve
 class Story:
     """What a tracker is told of a run: an id that is the same for the same run, its config and lineage, its curve.
 
-    ``curves`` are the places where ``metrics.jsonl`` may lie: in the finished checkpoint or in the unfinished one.
+    ``curves`` are the places where ``metrics.jsonl`` may lie: in the finished checkpoint or in the unfinished one. What
+    a monitor wrote lies beside it.
     """
 
     id: str
@@ -123,7 +125,10 @@ class Wandb(Tracker):
 class _WandbSession(Session):
     def __init__(self, wandb_run: Any, curves: Sequence[Path]) -> None:
         self._run, self._curves = wandb_run, curves
-        self._next_step = wandb_run.step
+        self._monitors = [place.with_name(MONITOR) for place in curves]
+        self._step = self._next_step = wandb_run.step
+        # What an earlier session told last may have been interrupted by its end: better told twice than not at all.
+        self._monitored = sum(line["step"] + 1 < self._next_step for line in read_curve(self._monitors))
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._follow, daemon=True)
         self._thread.start()
@@ -142,10 +147,14 @@ class _WandbSession(Session):
 
     def _log_new_lines(self) -> None:
         try:
-            for line in read_curve(self._curves):
-                if line["step"] >= self._next_step:
-                    self._run.log({k: v for k, v in line.items() if k != "step"}, step=line["step"])
-                    self._next_step = line["step"] + 1
+            # In this order: a monitor's line is written before the next step is taken.
+            curve = [line for line in read_curve(self._curves) if line["step"] >= self._next_step]
+            monitored = read_curve(self._monitors)[self._monitored :]
+            for line in sorted(curve + monitored, key=lambda line: line["step"]):
+                self._step = max(self._step, line["step"])  # W&B takes no step that is before another
+                self._run.log({k: v for k, v in line.items() if k != "step"}, step=self._step)
+            self._next_step = max([self._next_step, *(line["step"] + 1 for line in curve)])
+            self._monitored += len(monitored)
         except Exception as error:
             log.warning("W&B was not told of the curve: %r", error)
 

@@ -36,5 +36,7 @@ def fits(value: Any, hint: Any) -> bool:
 
 
 def _complaint(thing: Any, f: Field[Any], value: Any, hint: Any) -> str:
-    wanted = " | ".join(map(repr, get_args(hint))) if get_origin(hint) is Literal else getattr(hint, "__name__", hint)
+    wanted = hint.__name__ if isinstance(hint, type) and not get_args(hint) else hint
+    if get_origin(hint) is Literal:
+        wanted = " | ".join(map(repr, get_args(hint)))
     return f"{type(thing).__name__}.{f.name}: wanted {wanted}, got {value!r}"

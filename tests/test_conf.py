@@ -7,12 +7,12 @@ import pytest
 import yaml
 from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import ConfigCompositionException
+from hydra.errors import ConfigCompositionException, InstantiationException
 from hydra.utils import get_class, instantiate
 from omegaconf import open_dict
 
 from dcexp.cli import CONF, GROUPS, VERBS
-from dcexp.pipeline import Run, plan, story
+from dcexp.pipeline import Run, execute, missing, plan, story
 from dcexp.stage import Stage
 
 OPTIONS = [(p.parent.name, p.stem) for group in GROUPS for p in sorted((CONF / group).glob("*.yaml"))]
@@ -98,7 +98,7 @@ def test_a_default_in_a_yaml_is_the_default_of_the_class(path):
         if node["_target_"].split(".")[1] not in ("filters", "sources", "reshard", "training", "assets", "part"):
             continue
         for f in dataclasses.fields(get_class(node["_target_"])):
-            if f.name in composed_by_defaults(node):
+            if f.name in composed_by_defaults(node) or not f.init:
                 continue
             if f.name == "name" and composed_by_defaults(node):
                 assert node["name"] == path.stem
@@ -163,6 +163,33 @@ def test_a_mixture_is_made_of_the_steps_there_would_be_without_it():
     shards = run.reshard.step(pool, run.filter.step(pool))
     assert alone["shards"][0].key == shards.key
     assert alone["checkpoint"][0].key == run.train.step(shards, run.scale, run.seed).key
+
+
+def test_a_monitor_is_any_zero_shot_tasks_and_changes_no_key():
+    plain, watched = composed(), composed("+tasks@monitor=digits")
+    assert plain.monitor == {} and list(watched.monitor) == ["digits"]
+    alone, steps = plan(plain), plan(watched)
+    assert alone.pop("monitor") == [] and [step.kind for step in steps.pop("monitor")] == ["evalset"]
+    assert {k: [s.key for s in v] for k, v in steps.items()} == {k: [s.key for s in v] for k, v in alone.items()}
+    (checkpoint,) = steps["checkpoint"]
+    assert checkpoint.lineage() == alone["checkpoint"][0].lineage() and checkpoint.modules == ("dcexp.training.train",)
+    assert list(checkpoint.stage.watch) == ["digits"] and not plain.train.watch
+    two = composed("scale=medium", "+tasks@monitor=[imagenet,digits]").monitor
+    assert list(two) == ["imagenet", "digits"] and two["imagenet"].key == "imagenet1k"  # upstream's name in the curve
+    with pytest.raises(InstantiationException, match=r"Run\.monitor: wanted dict\[str, .*ZeroShot\], got"):
+        composed("+source@monitor.digits=digits")
+
+
+def test_the_data_of_a_monitor_are_made_before_the_checkpoint_if_that_is_to_be_made(tmp_path):
+    words = [f"store.root={tmp_path / 'store'}", "scale=medium", f"source.root={tmp_path}", "tracker=none"]
+    words += ["+tasks@monitor=imagenet", f"evalsets={tmp_path / 'sets'}"]
+    run = composed(*words, "tasks=digits")
+    kinds = [step.kind for step in missing(run, plan(run)["results"])]
+    assert kinds == ["pool", "subset", "locations", "shards", "evalset", "checkpoint", "evalset", "result"]
+    assert [s.kind for s in missing(run, plan(run)["shards"])] == ["pool", "subset", "locations", "shards"]
+    with pytest.raises(ValueError, match=r"(?s)no evaluation set in .*wds_imagenet1k_test: .*hf download"):
+        execute(run)
+    assert not (tmp_path / "store").exists()
 
 
 def test_a_tracker_is_told_of_the_mixture():

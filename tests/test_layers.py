@@ -14,7 +14,7 @@ LAYERS = [
     {"stage"},
     {"store"},
     {"sources", "filters", "reshard", "training", "tasks"},
-    {"part"},
+    {"part", "checks"},
     {"pipeline"},
     {"leaderboard", "verification"},
     {"commands"},

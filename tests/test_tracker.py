@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from dcexp.tracker import NoTracker, Story, Wandb, read_curve
+from dcexp.tracker import NoTracker, Story, Wandb, _WandbSession, read_curve
 
 
 @pytest.fixture
@@ -50,6 +50,58 @@ def test_config_curve_and_results_are_in_the_offline_run(story, monkeypatch, tmp
         assert wanted in text
     history = [r for r in records(tmp_path) if "history" in json.dumps(r).lower() and "train/loss" in json.dumps(r)]
     assert len(history) == 5, "each step once"
+
+
+def write_monitor(curve: Path, steps: list[int]) -> None:
+    lines = [{"step": s, "epoch": s // 10 + 1, "val/imagenet-zeroshot-val-top1": s / 100} for s in steps]
+    curve.with_name("monitor.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+class FakeRun:
+    """Takes what W&B takes: no step before the last."""
+
+    def __init__(self, step: int = 0) -> None:
+        self.step = step
+        self.rows: dict[int, dict] = {}
+
+    def log(self, data: dict, step: int) -> None:
+        assert step >= self.step
+        self.step = step
+        self.rows.setdefault(step, {}).update(data)
+
+
+def test_what_a_monitor_sees_is_told_once_at_its_step(story):
+    going, run = story.curves[1], FakeRun()
+    write_curve(going, range(10))
+    session = _WandbSession(run, story.curves)
+    session._log_new_lines()  # the last step of the interval is told before its weights are evaluated
+    write_monitor(going, [9])
+    session._log_new_lines()
+    write_curve(going, range(25))
+    write_monitor(going, [9, 19])
+    session.close()
+    top1 = {s: row["val/imagenet-zeroshot-val-top1"] for s, row in run.rows.items() if "epoch" in row}
+    assert top1 == {9: 0.09, 19: 0.19} and sorted(run.rows) == list(range(25))
+    assert all("train/loss" in row and "step" not in row for row in run.rows.values())
+
+
+def test_a_resumed_run_is_told_what_the_monitor_saw_meanwhile(story):
+    write_curve(story.curves[1], range(20))
+    write_monitor(story.curves[1], [9, 19])
+    run = FakeRun(step=20)  # W&B knows steps 0 to 19, perhaps not the last line of the monitor
+    _WandbSession(run, story.curves).close()
+    assert run.rows == {20: {"epoch": 2, "val/imagenet-zeroshot-val-top1": 0.19}}
+
+
+def test_monitored_lines_are_in_the_offline_run(story, monkeypatch, tmp_path):
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    with Wandb(project="p").session(story):
+        write_curve(story.curves[1], range(10))
+        time.sleep(2.5)
+        write_monitor(story.curves[1], [9])
+    history = [r for r in records(tmp_path) if "zeroshot-val-top1" in json.dumps(r) and "train/loss" in json.dumps(r)]
+    assert history, "in the row of its step"
 
 
 def test_a_failed_run_is_marked_as_failed(story, monkeypatch, tmp_path):

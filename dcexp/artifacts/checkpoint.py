@@ -8,12 +8,14 @@ from dcexp.artifacts.base import Artifact
 
 LATEST = "epoch_latest.pt"
 METRICS = "metrics.jsonl"
+MONITOR = "monitor.jsonl"  # what a monitor saw of it; absent without one
 
 
 class Checkpoint(Artifact):
     """``epoch_latest.pt`` (loads as open_clip's ``pretrained=``), ``epoch_<k>.pt`` and ``metrics.jsonl``."""
 
     kind = "checkpoint"
+    aside = frozenset({MONITOR})
 
     @property
     def weights(self) -> Path:

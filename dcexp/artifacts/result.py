@@ -2,13 +2,13 @@
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from dcexp.artifacts.base import Artifact
-from dcexp.artifacts.files import write_json
+from dcexp.artifacts.files import whole_file, write_json
 
 RESULT = "result.json"
 Metrics = Mapping[str, float | None]
@@ -31,9 +31,25 @@ class Result(Artifact):
         value: float | None = self.line["metrics"]["main_metric"]
         return value
 
+    @property
+    def numbers(self) -> dict[str, float]:
+        """The metrics there are, as ``eval/<task>/<metric>``."""
+        return {f"eval/{self.line['key']}/{k}": v for k, v in self.line["metrics"].items() if v is not None}
+
 
 def write_result(out: Path, key: str, name: str, metrics: Metrics, main_metric: float | None) -> None:
     """Write ``out/result.json``; NaN (a group with nobody in it) becomes null, as strict JSON wants."""
     finite = {k: None if v is not None and math.isnan(v) else v for k, v in metrics.items()}
     line = {"key": key, "dataset": name, "metrics": {**finite, "main_metric": main_metric}}
     write_json(out / RESULT, line)
+
+
+def results_in(artifacts: Iterable[Artifact]) -> list[Result]:
+    """Those of ``artifacts`` that are results."""
+    return [artifact for artifact in artifacts if isinstance(artifact, Result)]
+
+
+def write_results(path: Path, results: Iterable[Result]) -> None:
+    """Write a line for each, as upstream's ``eval_results.jsonl`` has them."""
+    with whole_file(path) as file:
+        file.write("".join(json.dumps(result.line) + "\n" for result in results).encode())

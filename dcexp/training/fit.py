@@ -20,6 +20,7 @@ from dcexp.training.finite import Finite
 from dcexp.training.images import Crop, halves
 from dcexp.training.laps import DataWait
 from dcexp.training.module import ClipTraining
+from dcexp.training.monitor import Monitor, evaluate
 from dcexp.training.precision import grad_scaler, require_hardware
 from dcexp.training.progress import StepProgress
 from dcexp.training.ranks import Ranks
@@ -27,6 +28,7 @@ from dcexp.training.reading import NoSamples, ShardList
 from dcexp.training.schedule import interval_ends, interval_of
 from dcexp.training.snapshot import Keeper, Snapshot, latest
 from dcexp.training.stop import Stop, Stopped
+from dcexp.training.train import Watch
 from dcexp.training.trainer import cpu_threads, quiet_lightning, ranks_here, trainer
 
 log = logging.getLogger(__name__)
@@ -46,6 +48,7 @@ class Job:
     accumulate: int
     compile: bool
     log_every: int
+    watch: Watch
 
     @property
     def ends(self) -> list[int]:
@@ -69,6 +72,8 @@ def fit(job: Job) -> None:
     ranks = Ranks(int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1")))
     before = latest(job.out)
     if before and before.step == job.scale.steps:
+        if ranks.rank == 0:
+            evaluate(job.out, dict(enumerate(job.ends, 1)), job.watch)
         return
     with cpu_threads(ranks_here(ranks.count) * (1 + job.workers)):
         _train(job, before, ranks)
@@ -96,11 +101,12 @@ def _train(job: Job, before: Snapshot | None, ranks: Ranks) -> None:
         )
         keeper = Keeper(job.out, scale=job.scale, seed=job.seed, curve=curve, ranks=ranks, positions=positions)
         stop = Stop(keeper, ranks)
+        monitor = Monitor(job.out, job.watch, curve, ranks)
         left = job.checkpoints - interval_of(module.step, job.ends)[0]
         stopped: Stopped | None = None
         with answered(stop.ask) as stop.take_signals:
             try:
-                trainer(ranks.count, left, [finite, curve, keeper, stop]).fit(module, batches)
+                trainer(ranks.count, left, [finite, curve, keeper, stop, monitor]).fit(module, batches)
             except Stopped as reason:
                 stopped = reason
                 if first:

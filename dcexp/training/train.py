@@ -2,7 +2,8 @@
 
 import json
 import logging
-from dataclasses import dataclass, field, fields
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -21,6 +22,7 @@ log = logging.getLogger(__name__)
 
 MAX_SEED = 2**32 - 1
 ACCUMULATION = "accumulation.json"
+Watch = Mapping[str, Callable[[Path], Mapping[str, float]]]  # by name: what is to be known of a file of weights
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +44,13 @@ class Train(Stage):
     accumulate: int | Literal["auto"] = 1
     compile: bool = False
     log_every: int = field(default=100, compare=False)
+    watch: Watch = field(default_factory=dict, init=False, compare=False)  # no word of the config: see watched()
+
+    def watched(self, watch: Watch) -> "Train":
+        """The same training, whose checkpoints are put to the (picklable) functions of ``watch`` while it goes on."""
+        train = replace(self)
+        object.__setattr__(train, "watch", watch)
+        return train
 
     def step(self, shards: Step, scale: Scale, seed: int) -> Step:
         """Training on ``shards`` at ``scale``, weights and data order drawn from ``seed``."""

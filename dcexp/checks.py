@@ -1,0 +1,21 @@
+"""What stands in the way of a run, said all at once and before any work."""
+
+from collections import defaultdict
+from collections.abc import Iterable
+
+from dcexp.engines.base import Engine
+from dcexp.stage import Step
+
+
+def check_all(steps: Iterable[Step], engine: Engine) -> None:
+    """Raise ValueError with all that stands in the way of ``steps``: of each kind the first, and how many more."""
+    problems: dict[str, list[str]] = defaultdict(list)
+    for step in steps:
+        try:
+            step.stage.check_machine(engine, **step.values)
+            step.stage.check(engine, **step.values)
+        except (ValueError, OSError) as error:
+            problems[step.kind].append(str(error))
+    told = [first + f"\n(and {len(more)} more {kind}s)" * bool(more) for kind, (first, *more) in problems.items()]
+    if told:
+        raise ValueError("\n\n".join(told))

@@ -21,6 +21,7 @@ from dcexp.holder import Holder
 log = logging.getLogger(__name__)
 
 BEAT = 5.0  # seconds between two touches
+SECOND = 0.5  # seconds until it is said again that the claim is lost
 STALE = 60.0  # seconds without a touch after which a holder on another machine counts as dead
 
 
@@ -172,4 +173,6 @@ def _beat(claim: Claim, stop: threading.Event) -> None:
             elif holder is not None:
                 claim.lost.set()
                 os.kill(os.getpid(), signal.SIGINT)  # wakes the main thread from whatever it waits for
+                if not stop.wait(SECOND):  # a training takes the first for a wish to save
+                    os.kill(os.getpid(), signal.SIGINT)
                 return

@@ -6,7 +6,6 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import Any
 
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
@@ -27,11 +26,11 @@ def answered(answer: Callable[[signal.Signals], None]) -> Iterator[Callable[[], 
     came: list[signal.Signals] = []
 
     def handle(number: int, frame: FrameType | None) -> None:
-        if not came:
-            came.append(signal.Signals(number))
+        came.append(signal.Signals(number))
+        if len(came) == 1:
             answer(came[0])
-        elif number == signal.SIGINT and callable(interrupt := before[signal.SIGINT]):
-            interrupt(number, frame)
+        elif number == signal.SIGINT:
+            raise KeyboardInterrupt
 
     def take() -> None:
         for number in ENDING:
@@ -41,24 +40,32 @@ def answered(answer: Callable[[signal.Signals], None]) -> Iterator[Callable[[], 
     take()
     try:
         yield take
+    except SystemExit:
+        if signal.SIGINT in came[1:]:  # Lightning makes this of a KeyboardInterrupt
+            raise KeyboardInterrupt from None
+        raise
     finally:
-        _restore(before)
+        for number, handler in before.items():
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
     if came:
         if callable(before[came[0]]):
             os.kill(os.getpid(), came[0])
         raise SystemExit(128 + came[0])
 
 
-@contextmanager
-def ignored() -> Iterator[None]:
-    """Leave it to the process that started this one to end it: SLURM and terminals signal whole groups."""
-    before = {number: signal.signal(number, signal.SIG_IGN) for number in ENDING}
-    try:
-        yield
-    finally:
-        _restore(before)
+def left_to_parent() -> None:
+    """Let nobody but the process that started this one end it: SLURM and terminals signal whole groups."""
+    for number in ENDING:
+        signal.signal(number, signal.SIG_IGN)
+    if not hasattr(signal, "sigwaitinfo"):  # macOS cannot tell who sent a signal
+        return
+    parent = os.getppid()
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # what is ignored is not waited for either
 
+    def wait() -> None:
+        while (info := signal.sigwaitinfo({signal.SIGTERM})) and info.si_pid != parent:
+            pass
+        os._exit(0)
 
-def _restore(handlers: dict[signal.Signals, Any]) -> None:
-    for number, handler in handlers.items():
-        signal.signal(number, signal.SIG_DFL if handler is None else handler)
+    threading.Thread(target=wait, daemon=True).start()

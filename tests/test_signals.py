@@ -2,11 +2,15 @@
 
 import os
 import signal
+import subprocess
 import threading
+import time
+from multiprocessing import get_context
+from pathlib import Path
 
 import pytest
 
-from dcexp.signals import ENDING, answered, ignored
+from dcexp.signals import ENDING, answered, left_to_parent
 
 
 @pytest.fixture(autouse=True)
@@ -89,7 +93,31 @@ def test_other_threads_handle_no_signals():
     assert done == [True]
 
 
-def test_ignored_ones_change_nothing():
-    with ignored():
-        for number in ENDING:
-            os.kill(os.getpid(), number)
+def wait_for_the_parent(folder: Path) -> None:
+    left_to_parent()
+    (folder / "ready").touch()
+    time.sleep(600)
+
+
+def test_a_process_left_to_its_parent_is_ended_by_it_alone(tmp_path):
+    process = get_context("fork").Process(target=wait_for_the_parent, args=(tmp_path,))
+    process.start()
+    while not (tmp_path / "ready").exists():
+        time.sleep(0.01)
+    for number in ENDING:
+        subprocess.run(["/bin/kill", f"-{int(number)}", str(process.pid)], check=True)
+    process.join(0.5)
+    assert process.is_alive()
+    process.terminate()
+    process.join(10)
+    assert process.exitcode == 0
+
+
+def test_what_lightning_makes_of_a_second_ctrl_c_is_an_interruption():
+    with pytest.raises(KeyboardInterrupt), answered(lambda _: None):
+        os.kill(os.getpid(), signal.SIGTERM)
+        try:
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(1)
+        except KeyboardInterrupt:
+            raise SystemExit(1) from None

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from dcexp.engines.base import free_port
 from dcexp.signals import ENDING, answered
 
+LONGEST = 20_000  # characters of a traceback: a pipe that nobody reads takes 64 KiB
 GRACE = 1.0  # seconds in which others may report that they failed too, and earlier
 
 
@@ -34,7 +35,10 @@ def run_ranks(count: int, fn: Callable[..., Any], args: tuple[Any, ...]) -> None
     pipes = [context.Pipe(duplex=False) for _ in range(count)]
     ranks = [context.Process(target=_rank, args=(r, count, port, pipes[r][1], fn, args)) for r in range(count)]
 
-    def pass_on(_: signal.Signals) -> None:
+    told: list[signal.Signals] = []
+
+    def pass_on(number: signal.Signals) -> None:
+        told.append(number)
         for rank in ranks:
             if rank.is_alive() and rank.pid:
                 os.kill(rank.pid, signal.SIGTERM)  # not SIGINT, which a terminal sends to them too
@@ -45,44 +49,48 @@ def run_ranks(count: int, fn: Callable[..., Any], args: tuple[Any, ...]) -> None
                 rank.start()
             for _, end in pipes:
                 end.close()
-            _join(ranks, [reports for reports, _ in pipes])
+            _join(ranks, [reports for reports, _ in pipes], told)
         finally:
             for rank in ranks:
                 if rank.pid:
                     rank.kill()
                     rank.join()
-    if stopped := [rank.exitcode for rank in ranks if _stopped(rank)]:  # by a signal that this process did not get
+    if stopped := [
+        rank.exitcode for rank in ranks if _stopped(rank, told)
+    ]:  # by a signal that this process did not get
         raise SystemExit(stopped[0])
 
 
-def _join(ranks: Sequence[BaseProcess], reports: list[Connection]) -> None:
-    """Wait for all to end well. Raises RuntimeError when one does not, unless a signal stopped all of them."""
+def _join(ranks: Sequence[BaseProcess], reports: list[Connection], told: list[signal.Signals]) -> None:
+    """Wait for all to end well, or as they were ``told``. Raises RuntimeError when one does not."""
     running = list(ranks)
     while running:
         ended = wait([rank.sentinel for rank in running])
         for rank in [rank for rank in running if rank.sentinel in ended]:
             running.remove(rank)
             rank.join()
-            if rank.exitcode and not _stopped(rank):
-                wait([rank.sentinel for rank in running], timeout=GRACE)
-                raise RuntimeError(_cause(ranks, reports))
+            if rank.exitcode and not _stopped(rank, told):
+                until = time.monotonic() + GRACE
+                while (left := [r for r in running if r.exitcode is None]) and time.monotonic() < until:
+                    wait([rank.sentinel for rank in left], timeout=until - time.monotonic())
+                raise RuntimeError(_cause(ranks, reports, told))
 
 
-def _stopped(rank: BaseProcess) -> bool:
-    """True for one that put its things away and ended as it was told."""
-    return rank.exitcode in {128 + number for number in ENDING}
+def _stopped(rank: BaseProcess, told: list[signal.Signals]) -> bool:
+    """True for one that put its things away and ended as it was told, or was told before it had anything."""
+    code = rank.exitcode or 0
+    return code - 128 in ENDING or bool(told and -code in ENDING)
 
 
-def _cause(ranks: Sequence[BaseProcess], reports: list[Connection]) -> str:
+def _cause(ranks: Sequence[BaseProcess], reports: list[Connection], told: list[signal.Signals]) -> str:
     """What happened first: a process that died cannot tell when, but those that miss it fail after it."""
-    failed = [n for n, rank in enumerate(ranks) if rank.exitcode and not _stopped(rank)]
-    told = {n: report for n in failed if (report := _report(reports[n]))}
-    dead = [n for n in failed if n not in told]
-    first = dead[0] if dead else min(told, key=lambda n: told[n].time)
-    code = ranks[first].exitcode or 0
-    what = told[first].text if first in told else f"its process died ({_name(code)}); out of memory?"
+    failed = [n for n, rank in enumerate(ranks) if rank.exitcode and not _stopped(rank, told)]
+    said = {n: report for n in failed if (report := _report(reports[n]))}
+    dead = [n for n in failed if n not in said]
+    first = dead[0] if dead else min(said, key=lambda n: said[n].time)
+    what = said[first].text if first in said else f"its process died ({_name(ranks[first].exitcode or 0)})"
     others = "".join(
-        f"\n\nrank {n} failed after it: {told[n].text.splitlines()[-1]}" for n in sorted(told) if n != first
+        f"\n\nrank {n} failed after it: {said[n].text.splitlines()[-1]}" for n in sorted(said) if n != first
     )
     return f"rank {first} of {len(ranks)} failed: {what}{others}"
 
@@ -91,12 +99,14 @@ def _report(reports: Connection) -> Report | None:
     """What a rank that has ended said of it."""
     try:
         report: Report = reports.recv()
-    except EOFError:
+    except (EOFError, OSError):  # it was killed while it spoke
         return None
     return report
 
 
 def _name(code: int) -> str:
+    if code == -signal.SIGKILL:
+        return "SIGKILL; out of memory?"
     return signal.Signals(-code).name if code < 0 else f"exit code {code}"
 
 
@@ -111,8 +121,10 @@ def _rank(rank: int, ranks: int, port: int, report: Connection, fn: Callable[...
     }
     try:
         fn(*args)
+    except KeyboardInterrupt:  # a terminal sends it to all processes
+        raise SystemExit(128 + signal.SIGINT) from None
     except Exception:
-        report.send(Report(time.monotonic(), traceback.format_exc().strip()))
+        report.send(Report(time.monotonic(), traceback.format_exc().strip()[-LONGEST:]))
         raise SystemExit(1) from None
 
 

@@ -48,13 +48,14 @@ class Curve(Callback):
         self.corrupt, self.finite, self.ranks = corrupt, finite, ranks
         self._progress, self._wait = progress, wait
         self._known: set[str] = set()
-        self._warned = False
+        self._warned, self._first = False, 0
         self._seconds = float(last_line(path).get("seconds", 0.0))
         self._written = self._shown = self._watched = Laps(wait, 0)
 
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
         """Start the clock."""
         assert isinstance(module, ClipTraining)
+        self._first = module.step
         self._written, self._shown, self._watched = (Laps(self._wait, module.step) for _ in range(3))
 
     def on_train_batch_end(
@@ -75,7 +76,7 @@ class Curve(Callback):
             corrupt = self.ranks.total(self.corrupt)
             if self.ranks.rank == 0:
                 self._write(step, outputs, corrupt)
-        self._watch(step, begins=step == start)
+        self._watch(step, begins=step in (start, self._first))
         if self._progress.due:
             lap = self._shown.end(step + 1)
             speed = lap.steps * self.batch_size / lap.seconds
@@ -105,7 +106,7 @@ class Curve(Callback):
             file.write(json.dumps(line, allow_nan=False) + "\n")
 
     def _watch(self, step: int, *, begins: bool) -> None:
-        """Warn once when the device waits for its data; not of an interval's beginning, where the loader starts."""
+        """Warn once when the device waits for its data; not where the loader starts."""
         if not begins and self._watched.age < WATCHED:
             return
         lap = self._watched.end(step + 1)

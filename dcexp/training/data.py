@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from dcexp.engines.gang import die_with_parent
-from dcexp.signals import ignored
+from dcexp.signals import left_to_parent
 from dcexp.training.batch import Batch, Position
 from dcexp.training.images import Crop
 from dcexp.training.reading import IMAGES, TEXT, Losses, Members, NoSamples, ShardList
@@ -76,14 +76,14 @@ class Interval(IterableDataset[Batch | NoSamples]):
     def __iter__(self) -> Iterator[Batch | NoSamples]:
         info = get_worker_info()
         assert info is not None, "the data order is defined by the workers"
+        left_to_parent()
         die_with_parent()  # torch's own watch misses it where a batch cannot be delivered
         warnings.simplefilter("ignore")  # of Pillow, about odd files
         first = self.done + info.id
-        with ignored():
-            try:
-                yield from self._batches(first % self.workers, range(first, self.batches, self.workers))
-            except NoSamples as error:
-                yield error
+        try:
+            yield from self._batches(first % self.workers, range(first, self.batches, self.workers))
+        except NoSamples as error:
+            yield error
 
     def _batches(self, worker: int, numbers: Sequence[int]) -> Iterator[Batch]:
         losses = Losses()

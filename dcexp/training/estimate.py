@@ -12,7 +12,7 @@ A100 = 7e12
 def gpu_hours(scale: Scale, accumulate: int | str) -> float:
     """About how many hours an A100 would train; 0 for a model that nothing is published of.
 
-    Accumulation takes a second forward pass: four thirds of the time.
+    Accumulation takes a second forward pass: four thirds of the time. What ``auto`` comes to is not known yet.
     """
-    passes = 1 if accumulate == 1 else 4 / 3
+    passes = 1 if accumulate in (1, "auto") else 4 / 3
     return passes * scale.steps * scale.recipe.batch_size * FORWARD.get(scale.recipe.model, 0) / A100 / 3600

@@ -2,7 +2,8 @@
 
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -70,30 +71,34 @@ def fit(job: Job) -> None:
     job.scale.check()
     require_hardware(job.precision)
     ranks = Ranks(int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1")))
-    before = latest(job.out)
-    if before and before.step == job.scale.steps:
-        if ranks.rank == 0:
-            evaluate(job.out, dict(enumerate(job.ends, 1)), job.watch)
-        return
     with cpu_threads(ranks_here(ranks.count) * (1 + job.workers)):
-        _train(job, before, ranks)
+        _train(job, ranks)
 
 
-def _train(job: Job, before: Snapshot | None, ranks: Ranks) -> None:
-    first = ranks.rank == 0
+def _train(job: Job, ranks: Ranks) -> None:
+    first, before = ranks.rank == 0, latest(job.out)
     if first:
         cut(job.out / METRICS, before.step if before else 0)
+    if before and before.step == job.scale.steps:
+        if first:
+            evaluate(job.out, dict(enumerate(job.ends, 1)), job.watch)
+        return
     module, crop = _module(job, ranks, before)
-    positions = before.positions(ranks.rank) if before else {}
+    positions, corrupt = (before.positions(ranks.rank), before.corrupt) if before else ({}, 0)
+    del before  # which is as large as model and optimizer
     batches = Intervals(job, module, crop, ranks, positions)
-    with quiet_lightning(), StepProgress(job.scale.steps, module.step, shown=first) as progress:
+    with (
+        quiet_lightning(),
+        closing(batches),
+        StepProgress(job.scale.steps, module.step, shown=first) as progress,
+    ):
         finite = Finite()
         curve = Curve(
             job.out / METRICS,
             ends=job.ends,
             batch_size=job.scale.recipe.batch_size,
             log_every=job.log_every,
-            corrupt=before.corrupt if before and first else 0,
+            corrupt=corrupt if first else 0,
             finite=finite,
             progress=progress,
             ranks=ranks,
@@ -148,7 +153,8 @@ def _module(job: Job, ranks: Ranks, before: Snapshot | None) -> tuple[ClipTraini
 class Intervals:
     """The micro-batches of one rank: each iteration is the rest of the interval that the module's next step lies in.
 
-    ``wait`` is how long they were waited for. Raises ValueError when the shards do not give what training needs.
+    ``wait`` is how long they were waited for. Raises ValueError when the shards do not give what training needs. Close
+    it: a loader that is still there when the process ends keeps it from ending.
     """
 
     def __init__(
@@ -158,8 +164,18 @@ class Intervals:
         self._job, self._module, self._crop, self._positions = job, module, crop, positions
         self._tokenize = tokenizer(job.scale.recipe.model)
         self._seed, self._micro_batch = base_seed(job.seed, ranks.rank), job.batch_size(ranks.count)
+        self._running: list[Generator[Batch]] = []
 
     def __iter__(self) -> Iterator[Batch]:
+        self._running = [self._batches()]
+        return self._running[0]
+
+    def close(self) -> None:
+        """End the loader's workers."""
+        for generator in self._running:
+            generator.close()
+
+    def _batches(self) -> Generator[Batch]:
         index, start, end = interval_of(self._module.step, self._job.ends)
         interval = Interval(
             shards=self._job.shards,
@@ -174,11 +190,14 @@ class Intervals:
             positions=dict(self._positions),
         )
         loader = iter(interval.loader(pin_memory=torch.cuda.is_available()))
-        while True:
-            with self.wait.timed():
-                batch = next(loader, None)
-            if batch is None:
-                return
-            if isinstance(batch, NoSamples):
-                raise ValueError(str(batch))
-            yield batch
+        try:
+            while True:
+                with self.wait.timed():
+                    batch = next(loader, None)
+                if batch is None:
+                    return
+                if isinstance(batch, NoSamples):
+                    raise ValueError(str(batch))
+                yield batch
+        finally:
+            del loader  # the traceback of an error would hold it

@@ -37,7 +37,7 @@ def smallest_accumulation(engine: Engine, scale: Scale, precision: str, numbers:
     none fits. Each rank leaves its answer in ``folder`` for a moment.
     """
     engine.gang(_ask, scale, precision, tuple(numbers), folder)
-    files = [folder / f"accumulate_{rank}.json" for rank in range(engine.devices)]
+    files = [folder / f"accumulate_{rank}.tmp" for rank in range(engine.devices)]
     answers = [json.loads(file.read_text()) for file in files]
     for file in files:
         file.unlink()
@@ -55,9 +55,9 @@ def _ask(scale: Scale, precision: str, numbers: tuple[int, ...], folder: Path) -
         int(os.environ.get(name, default))
         for name, default in (("RANK", 0), ("LOCAL_RANK", 0), ("WORLD_SIZE", 1), ("LOCAL_WORLD_SIZE", 0))
     )
-    answer = folder / f"accumulate_{rank}.json"
+    answer = folder / f"accumulate_{rank}.tmp"
     process = get_context("spawn").Process(
-        target=_answer, args=(scale, precision, numbers, ranks, here or ranks, local, answer)
+        target=_answer, args=(scale, precision, numbers, ranks, here or ranks, local, answer), daemon=True
     )
     process.start()
     process.join()
@@ -73,10 +73,9 @@ def _answer(
     die_with_parent()
     for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_RANK"):
         os.environ.pop(name, None)  # it tries alone
-    if visible := os.environ.get("CUDA_VISIBLE_DEVICES"):
-        os.environ["CUDA_VISIBLE_DEVICES"] = visible.split(",")[device]
-    else:
-        os.environ["CUDA_VISIBLE_DEVICES"] = str(device)
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(device + 1)))).split(",")
+    if device < len(visible):  # else there is none for this rank, and it trains on a CPU
+        os.environ["CUDA_VISIBLE_DEVICES"] = visible[device]
     fits = (_fits_cuda if torch.cuda.is_available() else _fits_cpu)(scale, precision, ranks, here)
     answer.write_text(json.dumps(next((number for number in numbers if fits(number)), 0)))
 

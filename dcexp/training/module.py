@@ -61,6 +61,7 @@ class ClipTraining(LightningModule):
         optimizer = adamw(self.clip, self.scale.recipe)
         if self._optimizer_state is not None:
             optimizer.load_state_dict(self._optimizer_state)
+            self._optimizer_state = None  # which may be gigabytes
         return optimizer
 
     def training_step(self, batch: Batch, _: int) -> StepResult | None:

@@ -34,11 +34,6 @@ class Snapshot:
         return int(self.content["recipe"]["step"])
 
     @property
-    def accumulate(self) -> int:
-        """How many micro-batches make a step."""
-        return int(self.content["recipe"]["accumulate"])
-
-    @property
     def corrupt(self) -> int:
         """How many samples were skipped."""
         return int(self.content["recipe"]["corrupt"])

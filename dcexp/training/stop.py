@@ -48,6 +48,6 @@ class Stop(Callback):
     ) -> None:
         """See the class."""
         assert isinstance(module, ClipTraining)
-        if outputs and (number := self._ranks.highest(self._asked)):
+        if outputs and (number := self._ranks.highest(self._asked)) and module.step < module.scale.steps:
             self._keeper.save(module)
             raise Stopped(number, module.step)

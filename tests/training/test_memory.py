@@ -64,7 +64,7 @@ def test_it_is_found_out_in_a_process_of_its_own_and_on_every_rank(tmp_path):
 
 def test_none_that_fits_is_an_error(monkeypatch, tmp_path):
     def gang(self, fn, scale, precision, numbers, folder):
-        (folder / "accumulate_0.json").write_text("0")
+        (folder / "accumulate_0.tmp").write_text("0")
 
     monkeypatch.setattr(Local, "gang", gang)
     with pytest.raises(ValueError, match="not even one sample of ViT-tiny-8 at a time fits the memory of device 0"):

@@ -130,3 +130,16 @@ def test_a_shard_that_was_shortened_meanwhile_is_named(tmp_path):
     Path(place).write_bytes(whole[: len(whole) // 3 // 512 * 512] + bytes(len(whole) - len(whole) // 3 // 512 * 512))
     with pytest.raises(ValueError, match=r"00000000.tar: sample \d+, read before training was interrupted, cannot be"):
         ALONE.run(out, Local(), shards=shards, scale=micro_scale(), seed=1)
+
+
+def train_on_nothing(shards: Path, out: Path) -> None:
+    ALONE.run(out, Local(), shards=Shards(shards), scale=micro_scale(), seed=1)
+
+
+def test_a_training_that_fails_ends(tmp_path):
+    """The loader's workers leave the end to their process, which waits for them when it ends."""
+    shards = write_shards(tmp_path / "shards", [{"jpg": b"no picture", "txt": b"a"}] * 5)
+    process = SERVER.Process(target=train_on_nothing, args=(shards.path, tmp_path))
+    process.start()
+    process.join(60)
+    assert process.exitcode == 1

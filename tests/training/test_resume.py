@@ -21,7 +21,7 @@ SERVER = get_context("forkserver")  # which imports torch once
 SERVER.set_forkserver_preload(["dcexp.training.fit", "tests.training.small"])
 FILES = ("epoch_1.pt", "epoch_2.pt", "epoch_3.pt", "epoch_latest.pt")
 ALONE = Train(precision="fp32", checkpoints=3, workers=2, log_every=1, accumulate=2)
-TOGETHER = Train(precision="fp32", checkpoints=3, workers=2, log_every=1)
+TOGETHER = Train(precision="fp32", checkpoints=3, workers=1, log_every=1, accumulate=2)
 
 
 @pytest.fixture(scope="module")

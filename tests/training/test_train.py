@@ -1,11 +1,6 @@
 """The stage from end to end on a scale of 20 steps: its files, its counts, its refusals, and going on after a kill."""
 
 import json
-import os
-import signal
-import threading
-import time
-from multiprocessing import get_context
 from pathlib import Path
 
 import open_clip
@@ -19,7 +14,7 @@ from dcexp.scale import PUBLISHED, locked
 from dcexp.stage import Step
 from dcexp.training.precision import require_hardware
 from dcexp.training.train import Train
-from tests.training.small import MicroLocal, micro_scale, samples, write_shards
+from tests.training.small import micro_scale, samples, write_shards
 
 SMALL = locked(name="small", **PUBLISHED["small"])
 TRAIN = Train(precision="fp32", checkpoints=3, workers=2, log_every=4)
@@ -86,45 +81,6 @@ def test_run_again_changes_nothing(trained, shards):
     before = {p.name: p.read_bytes() for p in out.iterdir()}
     assert TRAIN.run(out, Local(), shards=shards, scale=micro_scale(), seed=1) == summary
     assert {p.name: p.read_bytes() for p in out.iterdir()} == before
-
-
-def train_and_die(out: Path, shards: Path, lines: int) -> None:
-    """Train, and kill this process when the curve has that many lines."""
-
-    def watch() -> None:
-        while True:
-            time.sleep(0.002)
-            metrics = out / "metrics.jsonl"
-            if metrics.exists() and len(metrics.read_bytes().splitlines()) >= lines:
-                os.kill(os.getpid(), signal.SIGKILL)
-
-    threading.Thread(target=watch, daemon=True).start()
-    from dcexp.artifacts.shards import Shards
-
-    TRAIN.run(out, Local(), shards=Shards(shards), scale=micro_scale(), seed=1)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("lines", [2, 7, 9])
-def test_killed_and_run_again_is_as_never_killed(trained, shards, tmp_path, lines):
-    process = get_context("spawn").Process(target=train_and_die, args=(tmp_path, shards.path, lines))
-    process.start()
-    process.join()
-    assert process.exitcode == -signal.SIGKILL
-    summary = TRAIN.run(tmp_path, Local(), shards=shards, scale=micro_scale(), seed=1)
-    for name in FILES[:-1]:
-        assert (tmp_path / name).read_bytes() == (trained[0] / name).read_bytes(), name
-    assert curve(tmp_path) == curve(trained[0])
-    assert summary.counts == trained[1].counts
-
-
-@pytest.mark.slow
-def test_two_ranks_train_and_count_together(shards, tmp_path):
-    train = Train(precision="fp32", checkpoints=2, workers=1, accumulate=2)
-    summary = train.run(tmp_path, MicroLocal(devices=2), shards=shards, scale=micro_scale(), seed=1)
-    assert summary.counts.kept == 240 and summary.counts.corrupt > 0
-    assert [line["step"] for line in curve(tmp_path)] == [0, 9, 10, 19]
-    load_model(tmp_path / "epoch_latest.pt", "ViT-tiny-8")
 
 
 def test_shards_without_a_usable_sample_are_refused(tmp_path):

@@ -208,7 +208,7 @@ def test_a_mixture_of_three_sources_is_made_shown_used_again_and_verified(monkey
 def test_the_whole_traceback_is_in_the_log_of_the_run(monkeypatch, capsys, tmp_path):
     dcexp(monkeypatch, capsys, "source=commonpool tasks=digits")
     (log,) = tmp_path.glob("outputs/runs/*/*/dcexp.log")
-    assert "Traceback" in log.read_text() and "in _check" in log.read_text()
+    assert "Traceback" in log.read_text() and "in check_all" in log.read_text()
 
 
 def test_a_config_dir_with_an_equals_sign_in_its_path(monkeypatch, capsys, tmp_path):

@@ -11,7 +11,7 @@ import torch
 from dcexp.artifacts.files import whole_file
 from dcexp.engines.local import Local
 from dcexp.training import curve as curves
-from dcexp.training.fit import Intervals
+from dcexp.training.intervals import Intervals
 from dcexp.training.progress import StepProgress
 from dcexp.training.train import Train
 from tests.training.small import micro_scale, samples, write_shards

@@ -60,8 +60,7 @@ def left_to_parent() -> None:
     if not hasattr(signal, "sigwaitinfo"):  # macOS cannot tell who sent a signal
         return
     parent = os.getppid()
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # what is ignored is not waited for either
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})  # Linux does not ignore what is blocked, so one can wait
 
     def wait() -> None:
         while (info := signal.sigwaitinfo({signal.SIGTERM})) and info.si_pid != parent:

@@ -101,7 +101,10 @@ class Wandb(Tracker):
             failed = False
         finally:
             session.close()
-            wandb_run.finish(exit_code=int(failed))
+            try:
+                wandb_run.finish(exit_code=int(failed))
+            except Exception as error:  # a signal to the whole group ends W&B's own process before us
+                log.warning("W&B did not close its run: %r", error)
         if mode == "offline":
             log.info("W&B offline run; to upload it: wandb sync %s", os.path.relpath(Path(wandb_run.dir).parent))
 

@@ -70,6 +70,7 @@ def until(seconds, something):
     return value
 
 
+@pytest.mark.long
 @pytest.mark.timeout(900)
 def test_a_job_that_runs_out_of_time_and_is_preempted_ends_in_the_same_weights(slurm, tmp_path):
     whole = tmp_path / "whole"

@@ -26,6 +26,7 @@ def cluster():
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        patch.delenv("CUDA_VISIBLE_DEVICES", raising=False)  # `make test` hides those there are
         started = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "num_gpus": 1})
         try:
             started.add_node(num_cpus=1, num_gpus=1)

@@ -4,7 +4,6 @@ The training curve is read from the checkpoint's ``metrics.jsonl`` while it is w
 engine, misses nothing after a crash, and can never stop a training.
 """
 
-import json
 import logging
 import netrc
 import os
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from dcexp.artifacts.checkpoint import MONITOR
+from dcexp.artifacts.records import records_in
 from dcexp.typecheck import check_types
 
 log = logging.getLogger(__name__)
@@ -169,7 +169,7 @@ def read_curve(places: Sequence[Path]) -> list[dict[str, Any]]:
             text = place.read_text()
         except (FileNotFoundError, NotADirectoryError):
             continue
-        return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("}\n")]
+        return records_in(text)
     return []
 
 

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from dcexp.artifacts.base import Artifact
-from dcexp.artifacts.files import whole_file, write_json
+from dcexp.artifacts.files import write_json
+from dcexp.artifacts.records import write_records
 
 RESULT = "result.json"
 Metrics = Mapping[str, float | None]
@@ -51,5 +52,4 @@ def results_in(artifacts: Iterable[Artifact]) -> list[Result]:
 
 def write_results(path: Path, results: Iterable[Result]) -> None:
     """Write a line for each, as upstream's ``eval_results.jsonl`` has them."""
-    with whole_file(path) as file:
-        file.write("".join(json.dumps(result.line) + "\n" for result in results).encode())
+    write_records(path, [result.line for result in results])

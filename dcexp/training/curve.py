@@ -9,7 +9,7 @@ from typing import Any
 
 from pytorch_lightning import Callback, LightningModule, Trainer
 
-from dcexp.artifacts.files import whole_file
+from dcexp.artifacts.records import records_in, write_records
 from dcexp.training.batch import Batch
 from dcexp.training.finite import Finite
 from dcexp.training.laps import DataWait, Laps
@@ -79,14 +79,14 @@ class Curve(Callback):
         self._watch(step, begins=step in (start, self._first))
         if self._progress.due:
             lap = self._shown.end(step + 1)
-            speed = lap.steps * self.batch_size / lap.seconds
+            speed = lap.rate * self.batch_size
             self._progress.show(
                 step + 1, float(outputs["loss"]), outputs["lr"], float(outputs["scale"]), speed, lap.share
             )
 
     def _write(self, step: int, outputs: Mapping[str, Any], corrupt: int) -> None:
         loss, lap = float(outputs["loss"]), self._written.end(step + 1)
-        speed = lap.steps * self.batch_size / lap.seconds
+        speed = lap.rate * self.batch_size
         self._seconds += lap.seconds
         line = {
             "step": step,
@@ -124,7 +124,7 @@ def lines(path: Path) -> list[dict[str, Any]]:
     """The logged steps of a ``metrics.jsonl``, without a last line that was cut off; empty if there is no file."""
     if not path.exists():
         return []
-    return [json.loads(line) for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
+    return records_in(path.read_text())
 
 
 def last_line(path: Path) -> dict[str, Any]:
@@ -134,9 +134,7 @@ def last_line(path: Path) -> dict[str, Any]:
 
 def cut(path: Path, step: int) -> None:
     """Keep the lines of the steps before ``step``."""
-    kept = [line for line in lines(path) if line["step"] < step]
-    with whole_file(path) as file:
-        file.write("".join(json.dumps(line) + "\n" for line in kept).encode())
+    write_records(path, [line for line in lines(path) if line["step"] < step])
 
 
 def sync(path: Path) -> None:

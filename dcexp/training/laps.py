@@ -30,6 +30,11 @@ class Lap:
     waited: float
 
     @property
+    def rate(self) -> float:
+        """Steps a second."""
+        return self.steps / self.seconds
+
+    @property
     def share(self) -> float:
         """The share of the time that was waiting."""
         return self.waited / self.seconds

@@ -1,6 +1,5 @@
 """The monitor: how good the weights of each interval are, found out between its steps and without a trace."""
 
-import json
 import logging
 from collections.abc import Mapping
 from datetime import timedelta
@@ -14,7 +13,7 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.utilities.seed import isolate_rng
 
 from dcexp.artifacts.checkpoint import MONITOR
-from dcexp.artifacts.files import whole_file
+from dcexp.artifacts.records import write_records
 from dcexp.training.curve import Curve, lines
 from dcexp.training.module import ClipTraining
 from dcexp.training.ranks import Ranks
@@ -75,17 +74,10 @@ def evaluate(out: Path, intervals: Mapping[int, int], watch: Watch) -> None:
             with isolate_rng(), torch.no_grad():
                 try:
                     found = scores(weights)
-                    _append(
-                        out / MONITOR, {"step": end - 1, "epoch": epoch, **{prefix + k: v for k, v in found.items()}}
-                    )
+                    line = {"step": end - 1, "epoch": epoch, **{prefix + k: v for k, v in found.items()}}
+                    write_records(out / MONITOR, [*lines(out / MONITOR), line])
                     log.info("epoch %d: %s %s", epoch, name, ", ".join(f"{k} {v:.3f}" for k, v in found.items()))
                 except Exception as error:
                     log.warning("epoch %d was not evaluated on %s, training goes on: %r", epoch, name, error)
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()  # what the evaluation needed is in blocks of other sizes than training's
-
-
-def _append(path: Path, line: Mapping[str, float]) -> None:
-    """Add the line; whoever reads the file meanwhile sees whole lines."""
-    with whole_file(path) as file:
-        file.write("".join(json.dumps(one, allow_nan=False) + "\n" for one in [*lines(path), line]).encode())

@@ -64,15 +64,15 @@ def read_again(shards: ShardList, wanted: npt.NDArray[np.int64]) -> list[RawSamp
 
     Raises NoSamples when one of them cannot be read any more.
     """
+    keys = [(shard, number) for shard, number in wanted.tolist()]
     numbers = defaultdict(set)
-    for shard, number in wanted.tolist():
+    for shard, number in keys:
         numbers[shard].add(number)
     found = {
         (shard, number): RawSample(shard, number, members)
         for shard, of_it in numbers.items()
         for number, members in read_shard(shards, shard, of_it, Losses())
     }
-    keys = [(shard, number) for shard, number in wanted.tolist()]
     for shard, number in keys:
         if (shard, number) not in found:
             raise NoSamples(

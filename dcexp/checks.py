@@ -1,10 +1,18 @@
 """What stands in the way of a run, said all at once and before any work."""
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from dcexp.engines.base import Engine
 from dcexp.stage import Step
+
+
+def rebuilt(rebuild: str | Sequence[str], known: Sequence[str]) -> frozenset[str]:
+    """The kinds of artifacts that ``rebuild`` asks to make anew. Raises ValueError for one that is not ``known``."""
+    kinds = frozenset([rebuild] if isinstance(rebuild, str) else rebuild)
+    if unknown := kinds - set(known):
+        raise ValueError(f"rebuild={','.join(sorted(unknown))}: wanted one or more of {', '.join(known)}")
+    return kinds
 
 
 def check_all(steps: Iterable[Step], engine: Engine) -> None:

@@ -18,6 +18,8 @@ CONF = next(p for p in (Path(__file__).parent / "conf", Path(__file__).parent.pa
 VERBS = {
     "run": "select, reshard, train and evaluate what the words describe (the default verb)",
     "plan": "show every step of that run, what is there already and what it would cost",
+    "evaluate": "evaluate any checkpoint of open_clip: checkpoint=FILE model=ViT-B-32",
+    "download": "get the evaluation sets of tasks",
     "verify": "check every artifact of that run against its manifest",
     "leaderboard": "compare all runs of the store",
 }
@@ -62,7 +64,7 @@ def usage() -> str:
         "",
         "keys:         seed=0  until=pool|subset|shards|checkpoint|results  rebuild=KIND  store.root=DIR",
         "              source.root=DIR  filter.fraction=0.3  filter.path=FILE  engine.workers=N  tracker.mode=offline",
-        "              assets.cache=DIR  assets.lid_176_bin=FILE (and so on: downloaded files of others, or your own)",
+        "              evalsets=DIR  evaluation=parity|fast  assets.cache=DIR  assets.lid_176_bin=FILE (and so on)",
         "mixtures:     +part@mixture.NAME=webdataset mixture.NAME.source.root=DIR mixture.NAME.weight=2  weight=1",
         "sweeps:       python -m dcexp -m filter=none,clip_score seed=0,1,2   (on SLURM: hydra/launcher=slurm)",
         "the config:   add --cfg job to see it, --hydra-help for Hydra's own flags",
@@ -92,7 +94,7 @@ def _compose_and_call(verb: str, words: list[str]) -> None:
         raise ValueError(f"{late!r} is a verb; verbs come first: python -m dcexp {late} …")
     if verb != "run" and {"-m", "--multirun"} & set(words):
         raise ValueError(f"{verb} takes one run, not a sweep: leave out -m and give one option per group")
-    own = WRITES_A_LOG if verb == "run" else WRITES_NOTHING
+    own = WRITES_A_LOG if verb in ("run", "evaluate") else WRITES_NOTHING
     if any(word.startswith(("--config-path", "-cp")) for word in words):
         own = []  # a conf of one's own need not have our options
     # argparse, which Hydra uses, wants all overrides side by side.

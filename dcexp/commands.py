@@ -2,16 +2,24 @@
 
 import os
 from collections import Counter
+from collections.abc import Sequence
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Column, Table
 
-from dcexp.artifacts.result import Result
+from dcexp.artifacts.base import Artifact
+from dcexp.artifacts.result import Result, results_in
+from dcexp.download import Request as Download
+from dcexp.download import download as downloaded
+from dcexp.evaluation import Request as Evaluation
+from dcexp.evaluation import aggregates
+from dcexp.evaluation import evaluate as evaluated
 from dcexp.leaderboard import Request, boards
 from dcexp.pipeline import Run, execute, missing
 from dcexp.pipeline import plan as steps_of
 from dcexp.stage import Step
+from dcexp.tasks.datacomp import DEFINITION, SCORED
 from dcexp.verification import verify as findings_of
 
 FOLD = 8  # steps of one kind beyond which the plan shows one line for all
@@ -21,22 +29,33 @@ def run(request: Run) -> None:
     """Carry the run out and show its results."""
     plan(request)
     made = execute(request)
-    results = [artifact for artifact in made if isinstance(artifact, Result)]
     for artifact in made:
-        if artifact not in results:
+        if not isinstance(artifact, Result):
             print(f"{artifact.kind}: {artifact.path}")
-    if results:
-        Console().print(_scores(results))
-        print(f"also in {os.path.relpath(request.folder)}/eval_results.jsonl")
+    _show(made, request.folder)
 
 
-def _scores(results: list[Result]) -> Table:
-    """One row per task: its main metric, and accuracy where that is another number."""
+def evaluate(request: Evaluation) -> None:
+    """Evaluate a checkpoint of any origin and show its results."""
+    _show(evaluated(request), request.folder)
+
+
+def _show(made: Sequence[Artifact], folder: str) -> None:
+    """A table of the results among ``made``, DataComp's aggregates where any of its tasks are there, and the files."""
+    results = results_in(made)
+    if not results:
+        return
     table = Table("task", "main metric", "acc1", title="results")
     for result in results:
         numbers = [result.main_metric, result.line["metrics"].get("acc1")]
         table.add_row(result.line["dataset"], *("" if n is None else f"{n:.4f}" for n in numbers))
-    return table
+    Console().print(table)
+    if any(result.line["key"] in SCORED for result in results):
+        means = Table("aggregate", "mean", title=DEFINITION)
+        for row in aggregates(results).rows():
+            means.add_row(*row)
+        Console().print(means)
+    print(f"also in {os.path.relpath(folder)}/eval_results.jsonl and aggregates.json")
 
 
 def plan(request: Run) -> None:
@@ -74,6 +93,12 @@ def _outlook(request: Run, step: Step, to_make: set[str]) -> str:
     named = {s.kind: s for s in step.upstream() if kinds[s.kind] == 1} | step.steps
     there = {name: artifact for name, source in named.items() if (artifact := request.store.find(source))}
     return step.stage.cost(**step.values, **there)
+
+
+def download(request: Download) -> None:
+    """Get the evaluation sets of tasks, a line for each."""
+    for fetched in downloaded(request):
+        print(fetched)
 
 
 def verify(request: Run) -> None:

@@ -1,7 +1,8 @@
 """The leaderboard: every result in a store, side by side where a comparison is fair.
 
 A board holds the runs of one scale, one pool and one set of tasks; runs that differ only by seed are one row. Runs
-that mix other sources with the pool (the track "bring your own data") are on a board of their own.
+that mix other sources with the pool (the track "bring your own data") are on a board of their own. Where all 38 tasks
+are there, rows whose averages seeds alone could have set apart from the best one are marked.
 """
 
 import csv
@@ -14,17 +15,18 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import TYPE_CHECKING, Any, Literal
 
-from dcexp.artifacts.lineage import Node, ancestor, but_for_seeds, choice, label, mixture, nearest
-from dcexp.artifacts.results import Run, samples_kept, stored_runs
+from dcexp.artifacts.lineage import Node, ancestor, but_for_seeds, choice, label, mixture
+from dcexp.artifacts.results import Run, samples_behind, stored_runs
 from dcexp.scale import PUBLISHED
 from dcexp.store import Store
-from dcexp.tasks.datacomp import GROUPS, SCORED
+from dcexp.tasks.datacomp import AVERAGE, NOISE_BAND, SCORED, shown
 from dcexp.typecheck import check_types
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-FEW = 6  # tasks that get a column each; more are shown as group means
+MARK = "≈"
+NOTE = f"{MARK} averages within {NOISE_BAND} of the best: seeds alone move them by as much; do not rank these rows"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,12 +42,16 @@ class Score:
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One filter or mixture. ``samples``: how many it has; None when seeds differ in that or it left the store."""
+    """One filter or mixture. ``samples``: how many it has; None when seeds differ in that or it left the store.
+
+    ``tied``: its average over all 38 tasks and that of another row are too close to the best to be ranked.
+    """
 
     filter: str
     samples: int | None
     seeds: int
     scores: tuple[Score, ...]
+    tied: bool = False
 
     def cells(self) -> list[str]:
         samples = "" if self.samples is None else f"{self.samples:,}"
@@ -64,33 +70,45 @@ class Board:
     def header(self) -> list[str]:
         return ["rank", "filter", "samples", "seeds", *self.columns]
 
+    @property
+    def note(self) -> str:
+        """What the mark says; empty where no row has it."""
+        return NOTE if any(row.tied for row in self.rows) else ""
+
+    def cells(self) -> list[list[str]]:
+        """The rows as text, ranks first."""
+        return [[f"{MARK} " * row.tied + str(rank), *row.cells()] for rank, row in enumerate(self.rows, start=1)]
+
     def table(self) -> "Table":
         """For the terminal."""
         from rich.table import Table
         from rich.text import Text
 
-        table = Table(title=Text(self.title), title_justify="left")
+        table = Table(title=Text(self.title), title_justify="left", caption=Text(self.note) if self.note else None)
+        table.caption_justify = "left"
         for name in self.header:
             table.add_column(Text(name), justify="left" if name == "filter" else "right")
-        for rank, row in enumerate(self.rows, start=1):
-            table.add_row(str(rank), *map(Text, row.cells()))
+        for cells in self.cells():
+            table.add_row(*map(Text, cells))
         return table
 
     def markdown(self) -> str:
-        """For a report: a heading and a table."""
-        rows = [[str(rank), *row.cells()] for rank, row in enumerate(self.rows, start=1)]
+        """For a report: a heading, a table and what its mark says."""
         ruler = ["---" if name == "filter" else "---:" for name in self.header]
-        escaped = [[cell.replace("|", "\\|") for cell in cells] for cells in (self.header, ruler, *rows)]
-        return "\n".join([f"## {self.title}", "", *(f"| {' | '.join(cells)} |" for cells in escaped)]) + "\n"
+        escaped = [[cell.replace("|", "\\|") for cell in cells] for cells in (self.header, ruler, *self.cells())]
+        lines = [f"## {self.title}", "", *(f"| {' | '.join(cells)} |" for cells in escaped)]
+        return "\n".join([*lines, *(["", self.note] if self.note else [])]) + "\n"
 
     def csv(self) -> str:
-        """For programs: full precision, mean and standard deviation in columns of their own."""
+        """For programs: full precision, mean and standard deviation in columns of their own, and so is the mark."""
+        marks = AVERAGE in self.columns
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(["board", *self.header[:4], *(f"{c}{end}" for c in self.columns for end in ("", " std"))])
+        names = [f"{column}{end}" for column in self.columns for end in ("", " std")]
+        writer.writerow(["board", *self.header[:4], *names, *["tied"] * marks])
         for rank, row in enumerate(self.rows, start=1):
             numbers = [number for score in row.scores for number in (score.mean, score.std)]
-            writer.writerow([self.title, rank, row.filter, row.samples, row.seeds, *numbers])
+            writer.writerow([self.title, rank, row.filter, row.samples, row.seeds, *numbers, *[row.tied] * marks])
         return text.getvalue()
 
 
@@ -113,14 +131,17 @@ def boards(root: str | Path) -> list[Board]:
         scale = json.dumps(checkpoint["values"]["scale"], sort_keys=True)
         comparable[scale, ancestor(checkpoint, "pool")["key"], bool(mixture(checkpoint)), tasks].append(run)
     if not comparable:
-        raise ValueError(f"no results below {Path(root).absolute()}; run something first, for example: python -m dcexp")
+        raise ValueError(
+            f"no results below {Path(root).absolute()} that make a board (main metrics of models trained here); "
+            "run something first, for example: python -m dcexp"
+        )
     made = [_board(runs, Path(root)) for runs in comparable.values()]
     return sorted(made, key=lambda board: board.title)
 
 
 def _board(runs: list[Run], root: Path) -> Board:
     checkpoint, names = _checkpoint(runs[0]), {key: result.name for key, result in sorted(runs[0].items())}
-    columns = _columns(names)
+    columns, n = shown(names), len(names)
     by_seed: dict[str, list[Run]] = defaultdict(list)
     for run in runs:
         by_seed[but_for_seeds(_checkpoint(run))].append(run)
@@ -130,11 +151,17 @@ def _board(runs: list[Run], root: Path) -> Board:
     title = [
         f"scale {scale['name']}" + _remark(scale),
         f"source {label(pool)} ({pool['key']})" + " mixed with others (BYOD track)" * bool(mixture(checkpoint)),
-        f"{len(names)} of {len(SCORED)} tasks"
-        if names.keys() <= SCORED
-        else f"{len(names)} task{'s' * (len(names) > 1)}",
+        f"{n} of {len(SCORED)} tasks" if names.keys() <= SCORED else f"{n} task{'s' * (n > 1)}",
     ]
+    rows = _tied(rows) if AVERAGE in columns else rows
     return Board(title=", ".join(title), columns=tuple(columns), rows=tuple(rows))
+
+
+def _tied(rows: list[Row]) -> list[Row]:
+    """``rows``, best first, with the mark on those too close to the best, unless it stands alone."""
+    best = rows[0].scores[-1].mean
+    near = sum(best - row.scores[-1].mean <= NOISE_BAND + 1e-9 for row in rows)  # rounding is no difference
+    return [replace(row, tied=True) for row in rows[:near]] + rows[near:] if near > 1 else rows
 
 
 def _remark(scale: Mapping[str, Any]) -> str:
@@ -143,23 +170,9 @@ def _remark(scale: Mapping[str, Any]) -> str:
     return "" if scale["competition"] else " (not a competition scale)"
 
 
-def _columns(names: Mapping[str, str]) -> dict[str, tuple[str, ...]]:
-    """The task keys each column is the mean of. An average over an incomplete set says so."""
-    shared = Counter(names.values())
-    each: dict[str, tuple[str, ...]] = {
-        name if shared[name] == 1 else f"{name} ({key})": (key,) for key, name in names.items()
-    }
-    if len(names) == 1:
-        return each
-    groups = {title: keys for title, keys in GROUPS.items() if names.keys() >= set(keys)}
-    of = "" if names.keys() == SCORED else f" ({len(names)} of {len(SCORED)})"
-    average = f"average{of}" if names.keys() <= SCORED else f"average of these {len(names)}"
-    return {**(each if len(names) <= FEW else groups), average: tuple(names)}
-
-
 def _row(seeds: list[Run], columns: Mapping[str, tuple[str, ...]], root: Path) -> Row:
     checkpoint = _checkpoint(seeds[0])
-    sizes = {_samples(root, _checkpoint(run)) for run in seeds}
+    sizes = {samples_behind(root, _checkpoint(run)) for run in seeds}
     means = [[fmean(run[key].score for key in keys) for run in seeds] for keys in columns.values()]
     return Row(
         filter=choice(checkpoint),
@@ -178,13 +191,6 @@ def _told_apart(rows: list[tuple[Node, Row]]) -> list[Row]:
         else replace(row, filter=f"{row.filter} [{label(checkpoint)} {checkpoint['key']}]")
         for checkpoint, row in rows
     ]
-
-
-def _samples(root: Path, checkpoint: Node) -> int | None:
-    kinds = ("shards",) if mixture(checkpoint) else ("subset", "shards")  # a subset is of one source alone
-    steps = (nearest(checkpoint, kind) for kind in kinds)
-    sizes = (samples_kept(root, step) for step in steps if step)
-    return next((size for size in sizes if size is not None), None)
 
 
 def _checkpoint(run: Run) -> Node:

@@ -1,6 +1,7 @@
 """CLIP models by name: open_clip's own architectures, and the small ones in ``models/`` beside this file."""
 
 import logging
+import pickle
 import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -39,9 +40,29 @@ def seed_all(seed: int) -> None:
 
 
 def load_model(checkpoint: str | Path, name: str) -> "tuple[CLIP, Transform]":
-    """The trained fp32 CLIP of a checkpoint file, ready to evaluate, and its image transform for evaluation."""
-    model, _, evaluation = _create(name, pretrained=str(checkpoint))
+    """The trained fp32 CLIP of a checkpoint file or tag, ready to evaluate, and its image transform for evaluation.
+
+    Raises ValueError for a file with other things than tensors in it, and for weights of another architecture.
+    """
+    try:
+        model, _, evaluation = _create(name, pretrained=str(checkpoint))
+    except pickle.UnpicklingError as error:
+        raise ValueError(
+            f"{checkpoint} holds other things than tensors, which could run code when they are loaded, or is no "
+            f"checkpoint: {_first_line(error)}. Wanted: torch.save({{'state_dict': model.state_dict()}}, file)"
+        ) from None
+    except (RuntimeError, KeyError, EOFError) as error:
+        raise ValueError(f"{checkpoint} is not a checkpoint of {name}: {_first_line(error)}") from None
     return model.eval(), evaluation
+
+
+def model_names() -> list[str]:
+    """The names of all architectures: open_clip's, and our own."""
+    import open_clip
+
+    _register_own()
+    names: list[str] = open_clip.list_models()
+    return names
 
 
 def tokenizer(name: str) -> "Tokenizer":
@@ -67,6 +88,11 @@ def _register_own() -> None:
     import open_clip
 
     open_clip.add_model_config(Path(__file__).with_name("models"))
+
+
+def _first_line(error: Exception, words: int = 300) -> str:
+    text = " ".join(str(error).split())
+    return text if len(text) <= words else f"{text[:words]} …"
 
 
 @contextmanager

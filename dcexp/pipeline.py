@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Literal
 
 from dcexp.artifacts.base import Artifact
-from dcexp.artifacts.evalset import EvalSet
+from dcexp.artifacts.evalset import ClassSet
 from dcexp.artifacts.lineage import choice
-from dcexp.artifacts.result import results_in, write_results
+from dcexp.artifacts.result import results_in
 from dcexp.assets import Assets
-from dcexp.checks import check_all
+from dcexp.checks import check_all, rebuilt
 from dcexp.engines.base import Engine
+from dcexp.evaluation import results, write_report
 from dcexp.filters.base import Filter
 from dcexp.part import Part
 from dcexp.reshard.base import Reshard
@@ -22,7 +23,7 @@ from dcexp.scale import RULE, Scale
 from dcexp.sources.base import Source
 from dcexp.stage import Step, all_fields, canonical
 from dcexp.store import Store
-from dcexp.tasks.base import Task
+from dcexp.tasks.base import Mode, Task
 from dcexp.tasks.zeroshot import ZeroShot
 from dcexp.tracker import Story, Tracker
 from dcexp.training.train import Train
@@ -59,6 +60,8 @@ class Run:
     until: Until = "results"
     rebuild: str | list[str] = field(default_factory=list)
     evalsets: str = "data/evalsets"
+    evaluation: Mode = "parity"
+    crops: str = ""
     folder: str = "outputs/runs"
 
     def __post_init__(self) -> None:
@@ -80,13 +83,12 @@ class Run:
                 f"weight={self.weight:g} is for the shards of the source in a mixture, and there is no mixture. "
                 "Leave it out, or add another source: +part@mixture.NAME=webdataset"
             )
-        if unknown := self.rebuild_kinds - set(KINDS):
-            raise ValueError(f"rebuild={','.join(sorted(unknown))}: wanted one or more of {', '.join(KINDS)}")
+        rebuilt(self.rebuild, KINDS)
 
     @property
     def rebuild_kinds(self) -> frozenset[str]:
         """The kinds of artifacts to make anew."""
-        return frozenset([self.rebuild] if isinstance(self.rebuild, str) else self.rebuild)
+        return rebuilt(self.rebuild, KINDS)
 
     def mix(self) -> Mixture:
         """The stage that mixes ``source`` with the parts. Raises ValueError for names and weights that cannot be."""
@@ -122,7 +124,7 @@ def _watching(run: Run) -> dict[str, Step]:
 def _watched(run: Run) -> Train:
     """The training, with what its monitor does with a file of weights."""
     model, threads = run.scale.recipe.model, run.engine.workers
-    sets = {name: EvalSet(run.store.path(step).resolve()) for name, step in _watching(run).items()}
+    sets = {name: ClassSet(run.store.path(step).resolve()) for name, step in _watching(run).items()}
     watch = {n: partial(run.monitor[n].scores, model, evalset, threads) for n, evalset in sets.items()}
     return run.train.watched(watch)
 
@@ -136,13 +138,21 @@ def execute(run: Run) -> list[Artifact]:
     check_all(reached.values(), run.engine)
     if not to_make:
         log.info("nothing to make: every artifact is there already")
-        return _finish(run, [run.store.build(step, run.engine) for step in steps[run.until]])
-    with run.tracker.session(story(run, steps)) as session:
-        for evalset in [step for step in steps["monitor"] if step.key in reached]:
-            run.store.build(evalset, run.engine, run.rebuild_kinds)
-        made = [run.store.build(step, run.engine, run.rebuild_kinds) for step in steps[run.until]]
-        session.results({k: v for result in results_in(made) for k, v in result.numbers.items()})
-    return _finish(run, made)
+        made = _made(run, steps)
+    else:
+        with run.tracker.session(story(run, steps)) as session:
+            for evalset in [step for step in steps["monitor"] if step.key in reached]:
+                run.store.build(evalset, run.engine, run.rebuild_kinds)
+            made = _made(run, steps)
+            session.results({k: v for result in results_in(made) for k, v in result.numbers.items()})
+    write_report(Path(run.folder), made)
+    return made
+
+
+def _made(run: Run, steps: dict[str, list[Step]]) -> list[Artifact]:
+    if run.until == "results":
+        return results(run.store, run.engine, steps["results"], run.rebuild_kinds)
+    return [run.store.build(step, run.engine, run.rebuild_kinds) for step in steps[run.until]]
 
 
 def missing(run: Run, steps: Iterable[Step]) -> Iterator[Step]:
@@ -188,10 +198,3 @@ def story(run: Run, steps: dict[str, list[Step]]) -> Story:
         },
         curves=[path / "metrics.jsonl", path.with_name(f"{path.name}.partial") / "metrics.jsonl"],
     )
-
-
-def _finish(run: Run, made: list[Artifact]) -> list[Artifact]:
-    """Write the results of this run into its own folder, in upstream's ``eval_results.jsonl``."""
-    if results := results_in(made):
-        write_results(Path(run.folder) / "eval_results.jsonl", results)
-    return made

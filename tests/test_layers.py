@@ -9,14 +9,15 @@ PACKAGE = Path(__file__).parent.parent / "dcexp"
 
 LAYERS = [
     {"typecheck", "holder", "artifacts", "scale", "claim", "tracker", "provenance", "embedded", "model", "mistakes"}
-    | {"web", "published", "assets", "fp32", "signals"},
+    | {"web", "published", "assets", "fp32", "signals", "pixels", "hub"},
     {"engines"},
     {"stage"},
     {"store"},
     {"sources", "filters", "reshard", "training", "tasks"},
     {"part", "checks"},
+    {"evaluation"},
     {"pipeline"},
-    {"leaderboard", "verification"},
+    {"leaderboard", "verification", "download"},
     {"commands"},
     {"cli"},
     {"__main__"},

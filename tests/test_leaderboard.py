@@ -11,7 +11,7 @@ from rich.console import Console
 
 from dcexp.leaderboard import boards
 from dcexp.scale import PUBLISHED
-from dcexp.tasks.datacomp import GROUPS, SCORED
+from dcexp.tasks.datacomp import AT_CHANCE, GROUPS, SCORED
 
 
 def node(kind, name, key, fields=None, values=None, **inputs):
@@ -63,6 +63,13 @@ class Store:
         step["stage"]["version"] = version
         line = {"key": task, "dataset": name or task.title(), "metrics": {"acc1": 0.9, "main_metric": score}}
         return self.write(step, result=line)
+
+    def results(self, checkpoint, scores):
+        for task, score in scores.items():
+            self.result(checkpoint, task, score)
+
+
+ALL = dict.fromkeys(sorted(SCORED), 0.5)
 
 
 @pytest.fixture
@@ -151,13 +158,93 @@ def test_a_run_that_lacks_a_task_is_on_a_board_of_its_own(store):
 
 def test_all_38_tasks_show_the_published_aggregates(store):
     values = {key: (i * 37 % 100) / 100 for i, key in enumerate(sorted(SCORED))}
-    for key, value in values.items():
-        store.result(run(scale="medium"), key, value)
+    store.results(run(scale="medium"), values)
     (board,) = boards(store.root)
-    assert board.columns == (*GROUPS, "average")
+    assert board.columns == (*GROUPS, "clean mean (33)", "average (38)")
     wanted = [sum(values[key] for key in keys) / len(keys) for keys in GROUPS.values()]
-    assert [s.mean for s in board.rows[0].scores] == pytest.approx([*wanted, sum(values.values()) / 38])
+    clean = sum(value for key, value in values.items() if key not in AT_CHANCE) / 33
+    assert [s.mean for s in board.rows[0].scores] == pytest.approx([*wanted, clean, sum(values.values()) / 38])
     assert board.title.startswith("scale medium, source") and board.title.endswith("38 of 38 tasks")
+
+
+def test_all_40_entries_show_what_the_38_show(store):
+    store.results(run(scale="medium"), {**ALL, "fairness/fairface": None, "fairness/utkface": None})
+    store.results(run("basic", scale="medium"), ALL)
+    (board,) = boards(store.root)
+    assert len(board.rows) == 2 and board.title.endswith("38 of 38 tasks")
+
+
+def test_a_task_of_ones_own_beside_the_38_has_a_column_and_takes_no_part(store):
+    store.results(run(), {**ALL, "mine": 0.9})
+    (board,) = boards(store.root)
+    assert board.columns == ("Mine", *GROUPS, "clean mean (33)", "average (38)")
+    assert [score.mean for score in board.rows[0].scores] == pytest.approx([0.9, *[0.5] * 6])
+
+
+def test_many_tasks_of_ones_own_beside_the_38_have_no_columns(store):
+    store.results(run(), {**ALL, **{f"mine{i}": 0.9 for i in range(7)}})
+    assert boards(store.root)[0].columns == (*GROUPS, "clean mean (33)", "average (38)")
+
+
+def averaging(store, averages):
+    """The one board of runs with these averages over the 38 tasks, by filter; several for several seeds."""
+    for name, of_seeds in averages.items():
+        for seed, average in enumerate(of_seeds):
+            store.results(run(name, seed=seed), {**ALL, "mnist": 0.5 + (average - 0.5) * 38})
+    (board,) = boards(store.root)
+    return board
+
+
+@pytest.mark.parametrize(
+    "averages, tied",
+    [
+        ({"a": [0.506], "b": [0.5], "c": [0.4999]}, "ab"),
+        ({"a": [0.506], "b": [0.4999]}, ""),
+        ({"a": [0.5]}, ""),
+        ({"a": [0.506], "b": [0.502], "c": [0.497]}, "ab"),  # c is near b, not near the best
+        ({"a": [0.503, 0.509], "b": [0.5, 0.501], "c": [0.49, 0.506]}, "ab"),
+    ],
+    ids=["as far as seeds move it", "further", "alone", "near the second", "means over seeds"],
+)
+def test_rows_that_seeds_may_have_set_apart_from_the_best_are_marked(averages, tied, store):
+    board = averaging(store, averages)
+    assert "".join(row.filter for row in board.rows) == "".join(averages)
+    assert "".join(row.filter for row in board.rows if row.tied) == tied
+    assert bool(board.note) == bool(tied)
+
+
+def test_there_is_no_mark_where_a_task_is_missing(store):
+    for name in "ab":
+        store.results(run(name), dict.fromkeys(SCORED - {"mnist"}, 0.5))
+    (board,) = boards(store.root)
+    assert board.columns == (*GROUPS, "average (37 of 38)") and not board.note
+    assert "tied" not in board.csv().splitlines()[0]
+
+
+def test_the_mark_and_what_it_means_are_shown_to_people(store):
+    board = averaging(store, {"a": [0.504], "b": [0.5], "c": [0.4]})
+    written = io.StringIO()
+    Console(width=200, file=written, force_terminal=False).print(board.table())
+    lines = board.markdown().splitlines()
+    for text in (written.getvalue(), board.markdown()):
+        assert "within 0.006 of the best" in text and "do not rank" in text
+        assert text.count("≈") == 3, "two rows and the note"
+    assert [line.split("|")[1].strip() for line in lines[4:7]] == ["≈ 1", "≈ 2", "3"]
+    assert lines[7] == "" and lines[8] == board.note and len(lines) == 9
+
+
+def test_the_mark_is_a_column_of_its_own_in_csv(store):
+    board = averaging(store, {"a": [0.504], "b": [0.5], "c": [0.4]})
+    rows = list(csv.DictReader(io.StringIO(board.csv())))
+    assert [(row["rank"], row["filter"], row["tied"]) for row in rows] == [
+        ("1", "a", "True"),
+        ("2", "b", "True"),
+        ("3", "c", "False"),
+    ]
+    assert [float(row["average (38)"]) for row in rows] == pytest.approx([0.504, 0.5, 0.4])
+    assert [float(row["clean mean (33)"]) for row in rows] == pytest.approx(
+        [0.5 + (row.scores[-1].mean - 0.5) * 38 / 33 for row in board.rows]
+    )
 
 
 def test_incomplete_groups_are_left_out_and_the_average_says_so(store):
@@ -186,6 +273,26 @@ def test_a_task_without_a_main_metric_enters_nothing(store):
     store.result(run(), "fairness/utkface", None)
     store.result(run(), "mnist", 0.5)
     assert boards(store.root)[0].columns == ("Mnist",)
+
+
+def test_a_store_of_nothing_but_tasks_without_a_main_metric_makes_no_board(store, caplog):
+    store.result(run(), "fairness/fairface", None)
+    with pytest.raises(ValueError, match="main metrics of models trained here"):
+        boards(store.root)
+    assert not caplog.records
+
+
+def test_models_that_were_not_trained_here_are_left_out_in_silence(store, caplog):
+    store.result(run(), score=0.5)
+    store.result(node("pretrained", "ViT-B-32", "p1"), score=0.9)
+    (board,) = boards(store.root)
+    assert [row.filter for row in board.rows] == ["none"] and not caplog.records
+
+
+def test_a_metric_that_is_not_a_number_disturbs_nothing(store, caplog):
+    folder = store.result(run(), score=0.5)
+    (folder / "result.json").write_text('{"key": "digits", "dataset": "D", "metrics": {"main_metric": 0.5, "a": NaN}}')
+    assert boards(store.root)[0].rows[0].scores[0].mean == 0.5 and not caplog.records
 
 
 def test_of_two_results_for_one_task_the_newer_counts(store):

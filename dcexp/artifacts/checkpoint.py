@@ -27,6 +27,11 @@ class Checkpoint(Artifact):
         """One JSON line per logged optimizer step."""
         return self.path / METRICS
 
+    @property
+    def model(self) -> str:
+        """open_clip's name of the architecture."""
+        return str(self.scale["recipe"]["model"])
+
     @cached_property
     def scale(self) -> dict[str, Any]:
         """The scale it was trained at: name, recipe and recipe digest."""

@@ -22,9 +22,10 @@ class Result(Artifact):
 
     @cached_property
     def line(self) -> dict[str, Any]:
-        """``{"key", "dataset", "metrics": {..., "main_metric"}}``."""
+        """``{"key", "dataset", "metrics": {..., "main_metric"}}``; None, too, for what upstream left bare NaN."""
         line: dict[str, Any] = json.loads((self.path / RESULT).read_text())
-        return line
+        metrics = line["metrics"]
+        return {**line, "metrics": {**_strict(metrics), "main_metric": metrics["main_metric"]}}
 
     @property
     def main_metric(self) -> float | None:
@@ -40,9 +41,12 @@ class Result(Artifact):
 
 def write_result(out: Path, key: str, name: str, metrics: Metrics, main_metric: float | None) -> None:
     """Write ``out/result.json``; NaN (a group with nobody in it) becomes null, as strict JSON wants."""
-    finite = {k: None if v is not None and math.isnan(v) else v for k, v in metrics.items()}
-    line = {"key": key, "dataset": name, "metrics": {**finite, "main_metric": main_metric}}
+    line = {"key": key, "dataset": name, "metrics": {**_strict(metrics), "main_metric": main_metric}}
     write_json(out / RESULT, line)
+
+
+def _strict(metrics: Metrics) -> dict[str, float | None]:
+    return {k: None if v is not None and math.isnan(v) else v for k, v in metrics.items()}
 
 
 def results_in(artifacts: Iterable[Artifact]) -> list[Result]:

@@ -9,12 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dcexp.artifacts.base import MANIFEST
-from dcexp.artifacts.lineage import Node, ancestor
+from dcexp.artifacts.lineage import Node, ancestor, mixture, nearest
 from dcexp.artifacts.result import RESULT
 
 log = logging.getLogger(__name__)
 
 TRAINER = "checkpoint/Train"  # the one stage that trains by the locked recipe
+PRETRAINED = "pretrained"  # the kind of a model that was not trained here
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +45,11 @@ def stored_runs(root: Path) -> list[Run]:
 
 
 def stored_results(root: Path) -> Iterator[StoredResult]:
-    """Every finished result that enters averages. What cannot be read is skipped with a warning in the log."""
+    """Every finished result that enters averages, of models trained here.
+
+    Those of pretrained models and of tasks without a main metric are left out; what cannot be read is skipped with a
+    warning in the log.
+    """
     for folder in sorted((root / "result").glob("*/")):
         if folder.suffix in (".partial", ".old"):
             continue
@@ -57,8 +62,15 @@ def stored_results(root: Path) -> Iterator[StoredResult]:
             yield result
 
 
-def samples_kept(root: Path, step: Node) -> int | None:
-    """Samples in the subset or shards of ``step``, repeats counted; None when they are not in the store any more."""
+def samples_behind(root: Path, checkpoint: Node) -> int | None:
+    """Samples ``checkpoint`` was trained on, repeats counted; None when they are not in the store any more."""
+    kinds = ("shards",) if mixture(checkpoint) else ("subset", "shards")  # a subset is of one source alone
+    steps = (nearest(checkpoint, kind) for kind in kinds)
+    sizes = (_samples(root, step) for step in steps if step)
+    return next((size for size in sizes if size is not None), None)
+
+
+def _samples(root: Path, step: Node) -> int | None:
     try:
         manifest = json.loads((root / step["kind"] / step["name"] / MANIFEST).read_text())
         summary = manifest["summary"]
@@ -70,7 +82,10 @@ def samples_kept(root: Path, step: Node) -> int | None:
 def _result(folder: Path) -> StoredResult | None:
     manifest = json.loads((folder / MANIFEST).read_text())
     line = json.loads((folder / RESULT).read_text())
-    stage, checkpoint = manifest["lineage"]["stage"], ancestor(manifest["lineage"], "checkpoint")
+    lineage = manifest["lineage"]
+    if lineage["inputs"].get("checkpoint", {}).get("kind") == PRETRAINED:
+        return None
+    stage, checkpoint = lineage["stage"], ancestor(lineage, "checkpoint")
     ancestor(checkpoint, "pool")
     if checkpoint["stage"]["name"] != TRAINER:
         raise ValueError(f"it was trained by {checkpoint['stage']['name']}, not by the benchmark's recipe")

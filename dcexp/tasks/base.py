@@ -1,12 +1,22 @@
 """A task: one number (or several) that says how good a checkpoint is."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from dcexp.artifacts.base import Artifact
+from dcexp.artifacts.base import Artifact, Counts, Summary
+from dcexp.artifacts.checkpoint import Checkpoint
 from dcexp.artifacts.evalset import EvalSet
-from dcexp.artifacts.result import Result
+from dcexp.artifacts.result import Metrics, Result, write_result
+from dcexp.engines.base import Engine
+from dcexp.hub import Origin
 from dcexp.stage import Stage, Step, Value
+
+if TYPE_CHECKING:
+    from dcexp.tasks.clip import Clip
+
+Mode = Literal["parity", "fast"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,29 +29,82 @@ class EvalSource(Stage):
         """This source as a step. One whose files may change adds a digest of them here."""
         return Step(self, {})
 
+    def origin(self) -> Origin | None:
+        """Where its files are to be had; None for what needs no download or is nowhere to be had."""
+        return None
+
 
 @dataclass(frozen=True, kw_only=True)
 class Task(Stage):
-    """A task is a stage from a checkpoint to a result. Subclass it and write ``step`` and ``run``.
+    """A task is a stage from a checkpoint to a result. Subclass it and write ``measure``.
 
     ``key`` and ``name`` are upstream's key and display name of the task, ``size`` its number of test samples (a set
-    with another number is refused) and ``random`` what guessing scores on the main metric (0 where unknown).
+    with another number is refused), ``metric`` the one that enters averages (empty: none), ``random`` what guessing
+    scores on it (0 where unknown) and ``group`` the aggregate it is in beside the average. ``data`` makes the
+    evaluation set; it is a step of its own, whose key is in this one's, so it is not compared.
+
+    ``mode`` is ``parity`` for upstream's numbers, or ``fast``: bfloat16 and torch.compile, which round differently; the
+    drift is in the result's summary. ``crops`` is a folder in which preprocessed images are kept for further
+    checkpoints; empty: they are not.
     """
 
     makes: ClassVar[type[Artifact]] = Result
+    metrics: ClassVar[frozenset[str]] = frozenset({""})
+
     key: str
     name: str
     size: int
+    metric: str
     random: float = field(default=0.0, compare=False)
+    group: str = field(default="", compare=False)
+    mode: Mode = "parity"
+    crops: str = field(default="", compare=False)
+    data: EvalSource = field(compare=False)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.metric not in self.metrics:
+            raise ValueError(f"task {self.key}: metric={self.metric!r}: wanted {', '.join(sorted(self.metrics))}")
 
     @property
     def label(self) -> str:
         """The task's key: the other fields follow from it."""
-        return self.key
+        return self.key + ("" if self.mode == "parity" else f"-{self.mode}")
 
     def step(self, checkpoint: Step) -> Step:
         """This task applied to a checkpoint."""
-        raise NotImplementedError(f"{type(self).__name__} has no step()")
+        return Step(self, {"checkpoint": checkpoint, "evalset": self.data.step()})
 
     def cost(self, **values: Value) -> str:
         return f"{self.size:,} test samples"
+
+    def run(self, out: Path, engine: Engine, *, checkpoint: Checkpoint, evalset: EvalSet) -> Summary:
+        """Evaluate ``checkpoint`` on ``evalset`` and write the result into ``out``."""
+        from dcexp.tasks.clip import load_clip
+
+        self.assert_published(evalset)
+        clip = load_clip(checkpoint, self.mode)
+        metrics = self.measure(clip, evalset, engine.workers)
+        main = metrics[self.metric] if self.metric else None
+        write_result(out, self.key, self.name, metrics, main)
+        facts = {"task": self.key, "main_metric": main, "random": self.random, **clip.drift()}
+        return Summary(counts=Counts(total=self.size, kept=self.size), facts=facts)
+
+    def measure(self, clip: "Clip", evalset: Any, threads: int) -> Metrics:
+        """All metrics of the task, by upstream's names; ``threads`` prepare images (0: one per core)."""
+        raise NotImplementedError(f"{type(self).__name__} has no measure()")
+
+    def assert_published(self, evalset: EvalSet) -> None:
+        """Raise ValueError for a set that is not this task's, before a model is loaded."""
+        evalset.assert_unchanged()
+        found, wanted = self.facts(evalset), self.facts(None)
+        if found != wanted:
+            lacks = "; ".join(f"{name}: {found[name]:,} for {n:,}" for name, n in wanted.items() if found[name] != n)
+            raise ValueError(
+                f"{evalset.root} is not the set of task {self.key}: {lacks}. "
+                "Nothing was evaluated: is the download complete?"
+            )
+
+    def facts(self, evalset: Any) -> Mapping[str, int]:
+        """Numbers by which the set is known: those found in ``evalset``, or those wanted where it is None."""
+        return {"test samples": evalset.samples if evalset else self.size}

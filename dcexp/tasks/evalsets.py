@@ -1,60 +1,157 @@
-"""Evaluation sets that were downloaded: indexed where they lie."""
+"""Evaluation sets of images and classes that were downloaded: indexed where they lie."""
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Literal
 
-from dcexp.artifacts.base import Counts, Summary
-from dcexp.artifacts.evalset import LAYOUT, EvalSetIndex, listing, test_tars
+from dcexp.artifacts.base import Artifact, Counts, Summary
+from dcexp.artifacts.evalset import (
+    CLASSNAMES,
+    PICTURES,
+    TEMPLATES,
+    ClassSet,
+    lines,
+    listing,
+    write_columns,
+    write_index,
+)
 from dcexp.engines.base import Engine
+from dcexp.hub import Origin
 from dcexp.stage import Step, Value
 from dcexp.tasks.base import EvalSource
-from dcexp.tasks.examples import count_examples
+from dcexp.tasks.wds import NSHARDS, integers, label, picture_columns, samples, shard_names
+
+LAYOUT = f"{CLASSNAMES}, {TEMPLATES}, {NSHARDS}, test/0.tar and so on"
+Columns = dict[str, list[Any]]
 
 
 @dataclass(frozen=True, kw_only=True)
-class LocalEvalSet(EvalSource):
-    """The evaluation set in ``<root>/<folder>``, in upstream's layout (``wds_<name>_test``); nothing is copied.
+class FolderSet(EvalSource):
+    """An evaluation set in the folder ``<root>/<folder>``; nothing is copied. Write ``files`` and ``run``.
 
-    Indexing reads the headers of the tars: a truncated one is found here, before a model is loaded.
+    ``hub`` is the dataset repository of the Hugging Face Hub that has it, at ``revision`` (a commit; empty: the
+    newest); empty: none has.
     """
+
+    layout: ClassVar[str]
 
     root: str = field(compare=False)
     folder: str
-
-    def step(self) -> Step:
-        """The step, with the absolute path and a digest of the listing: other files are another set."""
-        folder = Path(self.root).expanduser().resolve() / self.folder
-        try:
-            files = json.dumps(listing(folder), sort_keys=True)
-        except (FileNotFoundError, NotADirectoryError):
-            files = "missing"
-        return Step(self, {"path": str(folder), "listing": hashlib.sha256(files.encode()).hexdigest()})
+    hub: str = field(default="", compare=False)
+    revision: str = field(default="", compare=False)
 
     @property
     def label(self) -> str:
         return self.folder
 
+    @property
+    def home(self) -> Path:
+        """The folder, absolute."""
+        return (Path(self.root).expanduser() / self.folder).resolve()
+
+    def files(self) -> tuple[Path, list[str]]:
+        """The files of the set: the folder they are named in, and their names. Raises OSError for one not there."""
+        raise NotImplementedError(f"{type(self).__name__} has no files()")
+
+    def origin(self) -> Origin | None:
+        """See :meth:`EvalSource.origin`."""
+        return Origin(repo=self.hub, revision=self.revision, folder=self.home) if self.hub else None
+
+    def step(self) -> Step:
+        """The step, with the absolute path and a digest of the listing: other files are another set."""
+        try:
+            found = json.dumps(listing(*self.files()), sort_keys=True)
+        except OSError:
+            found = "missing"
+        return Step(self, {"path": str(self.home), "listing": hashlib.sha256(found.encode()).hexdigest()})
+
     def check(self, engine: Engine, **values: Value) -> None:
         """Raise FileNotFoundError, saying where it was looked for and how to get it, if any file is missing."""
-        folder = Path(self.root).expanduser() / self.folder
         try:
-            listing(folder)
-        except (FileNotFoundError, NotADirectoryError) as error:
-            raise FileNotFoundError(
-                f"no evaluation set in {folder.absolute()}: {error.filename} is not there.\n"
-                f"Wanted: {LAYOUT}. To get it:\n"
-                f"  hf download djghosh/{self.folder} --repo-type dataset --local-dir {folder}\n"
-                "or say where it lies: evalsets=DIR"
-            ) from None
+            listing(*self.files())
+        except OSError as error:
+            missing = f"{error.filename} is not there"
+            raise FileNotFoundError(f"no evaluation set in {self.home}: {missing}.\n{self.advice}") from None
+
+    @property
+    def advice(self) -> str:
+        """What is wanted, and how to get it."""
+        where = "here it lies: evalsets=DIR"
+        if origin := self.origin():
+            where = f"To get it:\n  python -m dcexp download tasks=datacomp\n  {origin.command}\nor say w{where}"
+        else:
+            where = f"Say w{where}"
+        return f"Wanted: {self.layout}. {where}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassFolder(FolderSet):
+    """Images of classes in upstream's layout (``wds_<name>_test``).
+
+    ``reads`` are the files that every sample has beside its image: ``cls``, the label, ``npy``, integers. Indexing
+    reads the headers of the tars and these: a truncated tar is found here, before a model is loaded.
+    """
+
+    makes: ClassVar[type[Artifact]] = ClassSet
+    layout: ClassVar[str] = LAYOUT
+
+    reads: list[Literal["cls", "npy"]] = field(default_factory=lambda: ["cls"])
+
+    def files(self) -> tuple[Path, list[str]]:
+        """See :meth:`FolderSet.files`."""
+        return self.home, class_files(self.home)
 
     def run(self, out: Path, engine: Engine, **inputs: Any) -> Summary:
         self.check(engine)
-        folder = (Path(self.root).expanduser() / self.folder).resolve()
-        samples = sum(engine.map(count_examples, test_tars(folder), what=f"index {self.folder}"))
-        index = EvalSetIndex.of(folder, samples, as_root=str(folder))
-        index.write(out)
-        facts = {"root": index.root, "classes": index.classes, "templates": index.templates}
-        return Summary(counts=Counts(total=samples, kept=samples), facts=facts)
+        return index_classes(self.home, out, str(self.home), self.reads, engine)
+
+
+def class_files(home: Path) -> list[str]:
+    """The names of the files of a set in upstream's layout. Raises FileNotFoundError, ValueError."""
+    return [CLASSNAMES, TEMPLATES, NSHARDS, *shard_names(home)]
+
+
+def index_classes(home: Path, out: Path, as_root: str, reads: Sequence[str], engine: Engine) -> Summary:
+    """Write the index of the set in ``home`` into ``out``; its readers find the set as ``as_root``."""
+    tars, classes, templates = shard_names(home), lines(home / CLASSNAMES), lines(home / TEMPLATES)
+    parts = engine.map(partial(_tar_columns, home, tuple(reads)), tars, what=f"index {home.name}")
+    columns: Columns = {}
+    for part in parts:
+        for name, values in part.items():
+            columns.setdefault(name, []).extend(values)
+    _assert_sound(home, columns, len(classes) if "cls" in reads else 0)
+    write_columns(out / PICTURES, columns)
+    write_index(out, as_root, len(columns["name"]), listing(home, class_files(home)))
+    found = len(columns["name"])
+    facts = {"root": as_root, "classes": len(classes), "templates": len(templates)}
+    return Summary(counts=Counts(total=found, kept=found), facts=facts)
+
+
+def _tar_columns(home: Path, reads: tuple[str, ...], name: str) -> Columns:
+    tar = home / name
+    found = list(samples(tar, reads))
+    columns = picture_columns(name, found)
+    if "cls" in reads:
+        columns["label"] = [label(sample, tar) for sample in found]
+    if "npy" in reads:
+        columns["metadata"] = [integers(sample, tar) for sample in found]
+    return columns
+
+
+def _assert_sound(home: Path, columns: Columns, classes: int) -> None:
+    for i, position in enumerate(columns.get("label", []) if classes else []):
+        if position >= classes:
+            raise ValueError(
+                f"{home / columns['file'][i]}: {columns['name'][i]}.cls: wanted the position of a class, "
+                f"0 to {classes - 1}, as {CLASSNAMES} has {classes} lines; got {position}"
+            )
+    widths = [len(vector) for vector in columns.get("metadata", [])]
+    for i, width in enumerate(widths):
+        if width != widths[0]:
+            raise ValueError(
+                f"{home / columns['file'][i]}: {columns['name'][i]}.npy holds {width} integers, others {widths[0]}"
+            )

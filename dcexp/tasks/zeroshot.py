@@ -1,90 +1,126 @@
 """Zero-shot classification: name the class of every test image from the class names alone."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from itertools import chain
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar
 
-from dcexp.artifacts.base import Counts, Summary
-from dcexp.artifacts.checkpoint import Checkpoint
-from dcexp.artifacts.evalset import EvalSet
-from dcexp.artifacts.result import write_result
-from dcexp.engines.base import Engine
-from dcexp.stage import Step
-from dcexp.tasks.base import EvalSource, Task
-from dcexp.tasks.examples import examples
-from dcexp.tasks.metrics import classification_metrics
+from dcexp.artifacts.evalset import ClassSet
+from dcexp.artifacts.pictures import Ints
+from dcexp.artifacts.result import Metrics
+from dcexp.tasks import metrics as measures
+from dcexp.tasks.base import Task
 
 if TYPE_CHECKING:
-    from dcexp.tasks.classifier import Clip
+    from dcexp.tasks.classifier import Answers
+    from dcexp.tasks.clip import Clip
 
 TOPS = {"top1": "acc1", "top5": "acc5"}  # open_clip's names while training, and CLIP benchmark's
+PLAIN = frozenset({"acc1", "mean_per_class_recall"})
 
 
 @dataclass(frozen=True, kw_only=True)
 class ZeroShot(Task):
-    """A classification task of upstream (``evaluate.py``, CLIP benchmark 1.4.0).
+    """A classification task of upstream (``evaluate.py``, CLIP benchmark 1.4.0). ``classes`` is checked like ``size``.
 
-    ``classes`` is checked like ``size``; ``metric`` is the one that enters averages; ``data`` makes the evaluation
-    set: :class:`dcexp.tasks.evalsets.LocalEvalSet` or :class:`dcexp.tasks.digits.DigitsTestSet`. It is a step of its
-    own, whose key is in this one's; so it is not compared.
+    Every one has ``acc1``, ``acc5`` and ``mean_per_class_recall``; subclasses add their own in ``further``.
     """
 
+    metrics: ClassVar[frozenset[str]] = PLAIN
+
     classes: int
-    metric: Literal["acc1", "mean_per_class_recall"] = "acc1"
-    data: EvalSource = field(compare=False)
+    metric: str = "acc1"
 
-    def step(self, checkpoint: Step) -> Step:
-        return Step(self, {"checkpoint": checkpoint, "evalset": self.data.step()})
+    def measure(self, clip: "Clip", evalset: ClassSet, threads: int) -> Metrics:
+        """See :meth:`Task.measure`."""
+        from dcexp.tasks.classifier import answers, class_columns
+        from dcexp.tasks.crops import image_features
 
-    def run(self, out: Path, engine: Engine, *, checkpoint: Checkpoint, evalset: EvalSet) -> Summary:
-        """Evaluate ``checkpoint`` on ``evalset`` and write the result into ``out``."""
-        metrics = self.metrics(checkpoint, evalset, engine)
-        main = metrics[self.metric]
-        write_result(out, self.key, self.name, metrics, main)
-        facts = {"task": self.key, "main_metric": main, "random": self.random}
-        return Summary(counts=Counts(total=self.size, kept=self.size), facts=facts)
+        columns = class_columns(clip, evalset.classnames, evalset.templates, self.name)
+        features = image_features(
+            clip, evalset, rgb_first=True, half=False, threads=threads, what=self.name, kept=self.crops
+        )
+        found = answers(features, columns)
+        labels = evalset.labels
+        assert len(found.predicted) == self.size, f"{len(found.predicted)} answers for {self.size} images"
+        plain = measures.classification_metrics(found.top, found.predicted, labels)
+        return {**plain, **self.further(found, labels, evalset)}
 
-    def metrics(self, checkpoint: Checkpoint, evalset: EvalSet, engine: Engine) -> Mapping[str, float | None]:
-        """``acc1``, ``acc5`` and ``mean_per_class_recall``, all of them whatever the main metric is."""
-        from dcexp.tasks.classifier import load_clip
+    def further(self, found: "Answers", labels: Ints, evalset: ClassSet) -> Metrics:
+        """Metrics beside those of every classification task."""
+        return {}
 
-        self._assert_published(evalset)
-        model = checkpoint.scale["recipe"]["model"]
-        clip = load_clip(str(checkpoint.weights), checkpoint.manifest["digest"], model)
-        return self._measured(clip, evalset, engine.workers)
+    def facts(self, evalset: ClassSet | None) -> Mapping[str, int]:
+        """See :meth:`Task.facts`."""
+        classes = len(evalset.classnames) if evalset else self.classes
+        blank = not evalset.templates if evalset else False
+        return {**super().facts(evalset), "classes": classes, "empty lists of templates": blank}
 
-    def scores(self, model: str, evalset: EvalSet, threads: int, weights: Path) -> Mapping[str, float]:
+    def scores(self, model: str, evalset: ClassSet, threads: int, weights: Path) -> Mapping[str, float]:
         """``top1`` and ``top5`` (with five classes or more) of a file of weights whose training goes on.
 
         What it needed of memory is free again afterwards. ``threads`` prepare images; 0: one per core.
         """
-        from dcexp.tasks.classifier import load_clip
+        from dcexp.tasks.clip import Clip
 
-        self._assert_published(evalset)
-        try:
-            metrics = self._measured(load_clip(str(weights), "", model), evalset, threads)
-        finally:
-            load_clip.cache_clear()
-        return {top: value for top, acc in TOPS.items() if (value := metrics[acc]) is not None}
+        self.assert_published(evalset)
+        found = self.measure(Clip(weights, model, self.mode), evalset, threads)
+        return {top: value for top, acc in TOPS.items() if (value := found[acc]) is not None}
 
-    def _measured(self, clip: "Clip", evalset: EvalSet, threads: int) -> Mapping[str, float | None]:
-        from dcexp.tasks.classifier import class_columns, classify, prepared, shown
 
-        columns = class_columns(clip, evalset.classnames, evalset.templates)
-        found = chain.from_iterable(examples(tar, self.classes) for tar in evalset.tars)
-        images = prepared(clip, shown(found, self.name, self.size), threads)
-        answers = classify(clip, columns, images)
-        assert len(answers.labels) == self.size, f"{len(answers.labels)} answers for {self.size} images"
-        return classification_metrics(answers.top, answers.predicted, answers.labels)
+@dataclass(frozen=True, kw_only=True)
+class IWildCam(ZeroShot):
+    """Animals in camera traps (WILDS): F1 over the classes that occur."""
 
-    def _assert_published(self, evalset: EvalSet) -> None:
-        evalset.assert_unchanged()
-        found = (evalset.samples, len(evalset.classnames), bool(evalset.templates))
-        if found != (self.size, self.classes, True):
-            raise ValueError(
-                f"{evalset.root} holds {evalset.samples:,} test images, {len(evalset.classnames)} classes and "
-                f"{len(evalset.templates)} templates; task {self.key} has {self.size:,} images, {self.classes} "
-                "classes and at least one template. Nothing was evaluated: is the download complete?"
-            )
+    metrics: ClassVar[frozenset[str]] = PLAIN | {"F1-macro_all"}
+
+    metric: str = "F1-macro_all"
+
+    def further(self, found: "Answers", labels: Ints, evalset: ClassSet) -> Metrics:
+        return measures.iwildcam_metrics(found.predicted, labels)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Camelyon17(ZeroShot):
+    """Tumours in tissue of another hospital (WILDS), also by slide."""
+
+    metrics: ClassVar[frozenset[str]] = PLAIN | {"acc_wg"}
+
+    def further(self, found: "Answers", labels: Ints, evalset: ClassSet) -> Metrics:
+        return measures.camelyon17_metrics(found.predicted, labels, evalset.metadata)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FMoW(ZeroShot):
+    """Use of land seen from above (WILDS): the worst region, that of four images included, as upstream has it."""
+
+    metrics: ClassVar[frozenset[str]] = PLAIN | {"acc_worst_region", "acc_worst_region_without_other"}
+
+    metric: str = "acc_worst_region"
+
+    def further(self, found: "Answers", labels: Ints, evalset: ClassSet) -> Metrics:
+        return measures.fmow_metrics(found.predicted, labels, evalset.metadata)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DollarStreet(ZeroShot):
+    """Things in homes of all incomes: the income group in which the label is least often among the best five."""
+
+    metrics: ClassVar[frozenset[str]] = PLAIN | {"acc_top5_wg"}
+
+    metric: str = "acc_top5_wg"
+
+    def further(self, found: "Answers", labels: Ints, evalset: ClassSet) -> Metrics:
+        return measures.dollar_street_metrics(found.top, labels, evalset.metadata)
+
+
+@dataclass(frozen=True, kw_only=True)
+class GeoDE(ZeroShot):
+    """Things from all over the world: the region with the lowest accuracy."""
+
+    metrics: ClassVar[frozenset[str]] = PLAIN | {"acc_wg"}
+
+    metric: str = "acc_wg"
+
+    def further(self, found: "Answers", labels: Ints, evalset: ClassSet) -> Metrics:
+        return measures.geode_metrics(found.predicted, labels, evalset.metadata)

@@ -1,13 +1,15 @@
 """Evaluation sets: indexed where they lie, refused with advice where they do not."""
 
+import io
 import shutil
 
+import numpy as np
 import pytest
 
-from dcexp.artifacts.evalset import EvalSet, EvalSetIndex
+from dcexp.artifacts.evalset import ClassSet
 from dcexp.engines.local import Local
 from dcexp.tasks.digits import DigitsTestSet
-from dcexp.tasks.evalsets import LocalEvalSet
+from dcexp.tasks.evalsets import ClassFolder
 from tests.tasks.sets import CLASSES, TEMPLATES, samples, write_set
 
 ENGINE = Local(workers=1)
@@ -19,21 +21,23 @@ def folder(tmp_path):
 
 
 def local(folder):
-    return LocalEvalSet(root=str(folder.parent), folder=folder.name)
+    return ClassFolder(root=str(folder.parent), folder=folder.name)
 
 
 def indexed(folder, out):
     out.mkdir()
     summary = local(folder).run(out, ENGINE)
-    return EvalSet(out), summary
+    return ClassSet(out), summary
 
 
 def test_a_folder_is_indexed_and_not_copied(folder, tmp_path):
     evalset, summary = indexed(folder, tmp_path / "out")
-    assert [p.name for p in evalset.path.iterdir()] == ["index.json"]
+    assert sorted(p.name for p in evalset.path.iterdir()) == ["index.json", "pictures.parquet"]
     assert evalset.root == folder and evalset.samples == 8
     assert evalset.classnames == list(CLASSES) and evalset.templates == list(TEMPLATES), "empty lines are no classes"
-    assert evalset.tars == [folder / "test/0.tar", folder / "test/1.tar"]
+    wanted = [next(v for k, v in s.items() if k != "cls") for s in [*samples(5), *samples(3)]]
+    assert [evalset.pictures.encoded(i) for i in range(8)] == wanted
+    assert evalset.labels.tolist() == [int(s["cls"]) for s in [*samples(5), *samples(3)]]
     assert (summary.counts.total, summary.counts.kept) == (8, 8)
     assert summary.facts == {"root": str(folder), "classes": 7, "templates": 3}
     evalset.assert_unchanged()
@@ -42,16 +46,17 @@ def test_a_folder_is_indexed_and_not_copied(folder, tmp_path):
 def test_a_relative_root_is_found_from_anywhere(folder, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "out").mkdir()
-    LocalEvalSet(root="evalsets", folder="wds_zoo_test").run(tmp_path / "out", ENGINE)
+    ClassFolder(root="evalsets", folder="wds_zoo_test").run(tmp_path / "out", ENGINE)
     monkeypatch.chdir("/")
-    assert EvalSet(tmp_path / "out").classnames == list(CLASSES)
+    assert ClassSet(tmp_path / "out").classnames == list(CLASSES)
 
 
 def test_a_missing_folder_is_an_error_with_advice(tmp_path):
     with pytest.raises(FileNotFoundError) as caught:
-        LocalEvalSet(root=str(tmp_path), folder="wds_mnist_test").check(ENGINE)
+        ClassFolder(root=str(tmp_path), folder="wds_mnist_test", hub="me/wds_mnist_test").check(ENGINE)
     said = str(caught.value)
-    for words in (str(tmp_path / "wds_mnist_test"), "djghosh/wds_mnist_test", "classnames.txt", "evalsets=DIR"):
+    download = ("python -m dcexp download tasks=", "hf download me/wds_mnist_test --repo-type dataset --local-dir")
+    for words in (str(tmp_path / "wds_mnist_test"), *download, "classnames.txt", "evalsets=DIR"):
         assert words in said
 
 
@@ -65,7 +70,7 @@ def test_any_missing_file_is_named(name, folder):
         local(folder).check(ENGINE)
 
 
-@pytest.mark.parametrize("text", ["", "0", "-1", "two", "1.5"])
+@pytest.mark.parametrize("text", ["", "0", "-1", "two", "1.5", "9" * 9])
 def test_a_senseless_number_of_tars_is_refused(text, folder):
     (folder / "test/nshards.txt").write_text(text)
     with pytest.raises(ValueError, match=r"nshards\.txt: wanted the number of tars"):
@@ -91,20 +96,63 @@ def test_changes_since_indexing_are_noticed(name, folder, tmp_path):
         evalset.assert_unchanged()
 
 
-def test_an_index_inside_its_set_survives_a_move(folder, tmp_path):
-    EvalSetIndex.of(folder, 8, as_root=".").write(folder)
-    shutil.move(folder, tmp_path / "elsewhere")
-    moved = EvalSet(tmp_path / "elsewhere")
+def test_an_index_inside_its_set_survives_a_move(tmp_path):
+    (tmp_path / "here").mkdir()
+    DigitsTestSet().run(tmp_path / "here", ENGINE)
+    shutil.move(tmp_path / "here", tmp_path / "elsewhere")
+    moved = ClassSet(tmp_path / "elsewhere")
     moved.assert_unchanged()
-    assert moved.root == tmp_path / "elsewhere" and len(moved.tars) == 2
+    assert moved.root == tmp_path / "elsewhere" and moved.pictures.image(899).mode in ("RGB", "L")
+
+
+def with_integers(n, width, seed=0):
+    rng = np.random.default_rng(seed)
+    found = []
+    for sample in samples(n, seed=seed):
+        buffer = io.BytesIO()
+        np.save(buffer, rng.integers(0, 5, width))
+        found.append({**sample, "npy": buffer.getvalue()})
+    return found
+
+
+def test_integers_beside_the_images_are_read_where_they_are_wanted(tmp_path):
+    shards = [with_integers(4, 3), with_integers(2, 3, seed=1)]
+    root = write_set(tmp_path / "wds_zoo_test", shards)
+    wanted = [np.load(io.BytesIO(sample["npy"])).tolist() for shard in shards for sample in shard]
+    for reads in (["cls", "npy"], ["npy"]):
+        out = tmp_path / "-".join(reads)
+        out.mkdir()
+        ClassFolder(root=str(tmp_path), folder=root.name, reads=reads).run(out, ENGINE)
+        assert ClassSet(out).metadata.tolist() == wanted and ("label" in ClassSet(out).table) == ("cls" in reads)
+
+
+def test_vectors_of_different_lengths_and_labels_beyond_the_classes_are_refused(tmp_path):
+    root = write_set(tmp_path / "wds_a_test", [with_integers(4, 3), with_integers(2, 4)])
+    source = ClassFolder(root=str(tmp_path), folder=root.name, reads=["cls", "npy"])
+    with pytest.raises(ValueError, match=r"1\.tar: s0000004\.npy holds 4 integers, others 3"):
+        source.run(tmp_path, ENGINE)
+    root = write_set(tmp_path / "wds_b_test", [[*samples(2), {"png": b"x", "cls": b"7"}]])
+    with pytest.raises(ValueError, match=r"s0000002\.cls: wanted the position of a class, 0 to 6, .*; got 7"):
+        local(root).run(tmp_path, ENGINE)
+
+
+def test_workers_change_nothing(tmp_path):
+    root = write_set(tmp_path / "wds_zoo_test", [samples(3, seed=i) for i in range(5)])
+    found = []
+    for workers in (1, 2):
+        out = tmp_path / str(workers)
+        out.mkdir()
+        local(root).run(out, Local(workers=workers))
+        found.append((out / "pictures.parquet").read_bytes())
+    assert found[0] == found[1]
 
 
 def test_the_key_follows_where_and_which(folder):
-    keys = {LocalEvalSet(root=r, folder=f).step().key for r in ("a", "b") for f in ("wds_x_test", "wds_y_test")}
+    keys = {ClassFolder(root=r, folder=f).step().key for r in ("a", "b") for f in ("wds_x_test", "wds_y_test")}
     assert len(keys) == 4
     here = local(folder).step()
     assert here.name.startswith("wds_zoo_test-")
-    assert here.key == LocalEvalSet(root=f"{folder.parent}/x/..", folder=folder.name).step().key
+    assert here.key == ClassFolder(root=f"{folder.parent}/x/..", folder=folder.name).step().key
     (folder / "classnames.txt").write_text("one\ntwo\n")
     assert here.key != local(folder).step().key
 
@@ -114,6 +162,6 @@ def test_the_embedded_set_is_complete_and_always_the_same(tmp_path):
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
         DigitsTestSet().run(tmp_path / name, ENGINE)
-    evalset = EvalSet(tmp_path / "a")
+    evalset = ClassSet(tmp_path / "a")
     assert evalset.samples == 900 and len(evalset.classnames) == 10 and evalset.root == tmp_path / "a"
-    assert evalset.index == EvalSet(tmp_path / "b").index
+    assert evalset.index == ClassSet(tmp_path / "b").index

@@ -5,12 +5,12 @@ import warnings
 import numpy as np
 import pytest
 
-from dcexp.artifacts.evalset import EvalSet
+from dcexp.artifacts.evalset import ClassSet
 from dcexp.artifacts.result import Result
 from dcexp.engines.local import Local
 from dcexp.stage import Step
 from dcexp.store import Store
-from dcexp.tasks.evalsets import LocalEvalSet
+from dcexp.tasks.evalsets import ClassFolder
 from dcexp.tasks.zeroshot import ZeroShot
 from tests.tasks.sets import CLASSES, MODEL, TEMPLATES, Untrained, checkpoint, line_of, samples, write_set
 
@@ -23,14 +23,14 @@ def trained(tmp_path_factory):
 
 
 def task_on(root, size, classes=7, **fields):
-    data = LocalEvalSet(root=str(root.parent), folder=root.name)
+    data = ClassFolder(root=str(root.parent), folder=root.name)
     return ZeroShot(key="vtab/zoo", name="The zoo", size=size, classes=classes, data=data, **fields)
 
 
 def evalset_of(task, out):
     out.mkdir()
     task.data.run(out, ENGINE)
-    return EvalSet(out)
+    return ClassSet(out)
 
 
 def evaluate(root, size, trained, tmp_path, **fields):
@@ -116,32 +116,39 @@ def test_pixels_and_columns_equal_the_reference(trained, tmp_path):
     import torch
     from PIL import Image
 
-    from dcexp.tasks.classifier import class_columns, load_clip, prepared
-    from dcexp.tasks.examples import examples
+    from dcexp.tasks.classifier import class_columns
+    from dcexp.tasks.clip import Clip
+    from dcexp.tasks.crops import _batches
 
     shard = samples(14, seed=3)
     root = write_set(tmp_path / "wds_zoo_test", [shard])
-    clip = load_clip(str(trained.weights), "x", MODEL)
-    found = list(prepared(clip, examples(root / "test/0.tar", 7), threads=2))
-    for (pixels, _), sample in zip(found, shard, strict=True):
+    clip = Clip(trained.weights, MODEL, "parity")
+    evalset = evalset_of(task_on(root, 14), tmp_path / "evalset")
+    (crops,) = _batches(clip, evalset, rgb_first=True, threads=2, kept="")
+    assert crops.dtype == np.uint8 and crops.shape == (14, *clip.crop_shape)
+    for pixels, sample in zip(clip._normalize(torch.from_numpy(crops).to(clip.device)).cpu(), shard, strict=True):
         image = Image.open(io.BytesIO(next(v for k, v in sample.items() if k != "cls")))
         np.testing.assert_allclose(pixels.numpy(), by_hand(image), atol=1e-6)
-    columns = class_columns(clip, CLASSES, TEMPLATES).cpu()
+    columns = class_columns(clip, CLASSES, TEMPLATES, "").cpu()
     assert columns.shape == (64, 7) and columns.dtype == torch.float32
-    texts = clip.tokenize([t.replace("{c}", CLASSES[2]) for t in TEMPLATES]).to(clip.device)
+    texts = clip._tokenize([t.replace("{c}", CLASSES[2]) for t in TEMPLATES]).to(clip.device)
     with torch.no_grad():
-        each = torch.nn.functional.normalize(clip.model.encode_text(texts)).mean(0).cpu()
+        each = torch.nn.functional.normalize(clip._model.encode_text(texts)).mean(0).cpu()
     tolerance = 1e-6 if clip.device == "cpu" else 1e-2
     np.testing.assert_allclose(columns[:, 2], each / each.norm(), atol=tolerance)
 
 
 def test_more_images_than_one_batch_and_than_are_read_ahead_come_in_order(trained, tmp_path, monkeypatch):
-    from dcexp.tasks import classifier
+    from dcexp.tasks import classifier, crops
+    from dcexp.tasks.clip import _loaded
 
     root = write_set(tmp_path / "wds_zoo_test", [samples(40), samples(21, seed=5)])
     _, whole = evaluate(root, 61, trained, tmp_path)
-    monkeypatch.setattr(classifier, "IMAGES", 4)
-    monkeypatch.setattr(classifier, "PROMPTS", 2)
+    monkeypatch.setattr(crops, "IMAGES", 4)
+    monkeypatch.setattr(crops, "AT_ONCE", 2)
+    monkeypatch.setattr(classifier, "ROWS", 7)
+    monkeypatch.setattr("dcexp.tasks.clip.PROMPTS", 2)
+    _loaded.cache_clear()  # it knows these prompts already
     (tmp_path / "again").mkdir()
     assert evaluate(root, 61, trained, tmp_path / "again")[1] == whole
 
@@ -166,9 +173,9 @@ def test_the_precision_a_training_has_set_does_not_reach_the_evaluation_and_is_l
 @pytest.mark.parametrize(
     "size, classes, said",
     [
-        (10, 7, "holds 9 test images, 7 classes and 3 templates; task vtab/zoo has 10 images, 7 classes"),
-        (8, 7, "holds 9 test images.* has 8 images"),
-        (9, 6, "7 classes .* 6 classes"),
+        (10, 7, "is not the set of task vtab/zoo: test samples: 9 for 10"),
+        (8, 7, "test samples: 9 for 8"),
+        (9, 6, "classes: 7 for 6"),
     ],
 )
 def test_a_set_of_another_size_is_refused_before_a_model_is_loaded(size, classes, said, tmp_path):
@@ -187,7 +194,7 @@ def test_an_unreadable_image_stops_the_task_and_no_result_is_written(trained, tm
     assert not (tmp_path / "result.json").exists()
 
 
-@pytest.mark.parametrize("template", ["a {}", "a {d}", "a {c", "a {0}"])
+@pytest.mark.parametrize("template", ["a {}", "a {d}", "a {c", "a {0}", "a photo", "a {{c}}", "{c.x}"])
 def test_a_template_without_the_class_name_is_refused(template, trained, tmp_path):
     root = write_set(tmp_path / "wds_zoo_test", [samples(2)], templates=[template])
     with pytest.raises(ValueError, match=r"wanted .c. where the class name goes"):

@@ -1,0 +1,162 @@
+"""A model that is being evaluated: loaded once, asked for the features of texts and of images.
+
+The numbers are those of CLIP benchmark 1.4.0, which upstream evaluates with: on a GPU the text tower runs in fp16
+autocast and the image tower in fp32 without TF32 matrix products, or in fp16 where ``half`` is asked for; on a CPU all
+is fp32. In the mode ``fast`` both towers run in bfloat16, compiled on a GPU.
+"""
+
+import logging
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from functools import cached_property, lru_cache
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from dcexp.artifacts.checkpoint import Checkpoint
+from dcexp.fp32 import full_fp32
+from dcexp.model import load_model, tokenizer
+from dcexp.tasks.base import Mode
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+    from torch import Tensor
+
+log = logging.getLogger(__name__)
+
+PROMPTS = (
+    128  # in one forward pass of the text tower: always as many, so that a text's features do not depend on others
+)
+IMAGES = 256  # in one forward pass of the image tower
+
+T = TypeVar("T")
+
+
+class Clip:
+    """A model on ``device``. ``crop`` is the first half of its image transform, to uint8; ``source`` names it."""
+
+    def __init__(self, weights: Path, name: str, mode: Mode) -> None:
+        import torch
+
+        from dcexp.pixels import Normalize
+
+        self.source, self.mode = f"{weights} ({name})", mode
+        self.device = "cuda" if torch.cuda.is_available() else "cpu"
+        model, transform = load_model(weights, name)
+        self._model, self._tokenize = model.to(self.device), tokenizer(name)
+        compiled = torch.compile if mode == "fast" and self.device == "cuda" else _as_it_is
+        self._encode_text, self._encode_image = compiled(model.encode_text), compiled(model.encode_image)
+        *crop, to_tensor, normalize = transform.transforms  # type: ignore[attr-defined]  # torchvision's Compose
+        assert (type(to_tensor).__name__, type(normalize).__name__) == ("MaybeToTensor", "Normalize"), transform
+        self._crop, self._normalize = crop, Normalize(normalize.mean, normalize.std).to(self.device)
+        self._rows: dict[str, int] = {}
+        self._features: list[Tensor] = []
+        self._drift: dict[str, float] = {}
+
+    @cached_property
+    def crop_shape(self) -> tuple[int, int, int]:
+        """Height, width and 3."""
+        from PIL import Image
+
+        shape: tuple[int, int, int] = self.crop(Image.new("RGB", (8, 8))).shape
+        return shape
+
+    @property
+    def preprocessing(self) -> str:
+        """The first half of the image transform in words: equal words, equal crops."""
+        return " ".join(map(repr, self._crop))
+
+    def crop(self, image: "Image") -> Any:
+        """The part of an image that the model looks at, resized, uint8 [height, width, 3]."""
+        import numpy as np
+
+        for stage in self._crop:
+            image = stage(image)
+        return np.asarray(image)
+
+    def texts(self, prompts: Sequence[str], what: str) -> "Tensor":
+        """Features of texts, normalised, fp32 [prompts, width] on the device. A text is encoded once, whoever asks.
+
+        Raises ValueError for features that are not finite.
+        """
+        import torch
+        from torch.nn.functional import normalize
+
+        new = [text for text in dict.fromkeys(prompts) if text not in self._rows]
+        with torch.inference_mode(), full_fp32():
+            for texts in chunks(shown(new, f"{what}: prompts", len(new)), PROMPTS):
+                tokens = self._tokenize([*texts, *[texts[-1]] * (PROMPTS - len(texts))]).to(self.device)
+                with self._autocast(half=True):
+                    found = self._encode_text(tokens)
+                first = len(self._rows)
+                self._rows.update({text: first + i for i, text in enumerate(texts)})
+                self._features.append(normalize(self._finite(found[: len(texts)].float(), "texts"), dim=-1))
+            self._features = [torch.cat(self._features)]
+            return self._features[0][[self._rows[text] for text in prompts]]
+
+    def images(self, crops: "Tensor", half: bool) -> "Tensor":
+        """Features of uint8 ``crops`` [n, height, width, 3], normalised, fp32 [n, width] on the device.
+
+        ``half``: in fp16 on a GPU. Raises ValueError for features that are not finite.
+        """
+        import torch
+        from torch.nn.functional import normalize
+
+        with torch.inference_mode(), full_fp32():
+            pixels = self._normalize(crops.to(self.device, non_blocking=True))
+            with self._autocast(half):
+                found = self._encode_image(pixels)
+            features = normalize(self._finite(found.float(), "images"), dim=-1)
+            if self.mode == "fast" and not self._drift:
+                exact = normalize(self._model.encode_image(pixels).float(), dim=-1)
+                self._drift = {"images": len(pixels), "largest": float((1 - (exact * features).sum(dim=-1)).max())}
+                log.info("evaluation=fast: features of images differ by %.2g from fp32 (1 - cosine, the largest of %d)",
+                         self._drift["largest"], len(pixels))  # fmt: skip
+            return features
+
+    def drift(self) -> dict[str, Any]:
+        """In the mode ``fast``: the largest 1 - cosine between features and those in fp32, over the first images."""
+        return {"drift": self._drift} if self._drift else {}
+
+    def _autocast(self, half: bool) -> AbstractContextManager[Any]:
+        import torch
+
+        if self.mode == "fast":
+            return torch.autocast(self.device, torch.bfloat16)
+        return torch.autocast("cuda", torch.float16, enabled=half and self.device == "cuda")
+
+    def _finite(self, features: "Tensor", what: str) -> "Tensor":
+        if not features.isfinite().all():
+            raise ValueError(f"{self.source}: its features of {what} are not finite numbers; this model is broken")
+        return features
+
+
+@lru_cache(maxsize=1)
+def _loaded(weights: str, digest: str, name: str, mode: Mode) -> Clip:
+    return Clip(Path(weights), name, mode)
+
+
+def load_clip(checkpoint: Checkpoint, mode: Mode) -> Clip:
+    """The model of a checkpoint; loaded once for all tasks of a run."""
+    return _loaded(str(checkpoint.weights), checkpoint.manifest["digest"], checkpoint.model, mode)
+
+
+def _as_it_is(function: T) -> T:
+    return function
+
+
+def shown(items: Iterable[T], what: str, total: int) -> Iterable[T]:
+    """``items``, with a progress bar where somebody is looking."""
+    from rich.console import Console
+    from rich.progress import track
+
+    console = Console(stderr=True)
+    hidden = not console.is_terminal
+    return track(items, description=what, total=total, transient=True, console=console, disable=hidden)
+
+
+def chunks(items: Iterable[T], size: int) -> Iterator[list[T]]:
+    """``items`` in lists of ``size``; the last may be shorter."""
+    rest = iter(items)
+    while chunk := list(islice(rest, size)):
+        yield chunk

@@ -1,0 +1,102 @@
+"""Every family of tasks, from files in upstream's layout to its metrics, against upstream's flow written plainly."""
+
+import math
+
+import pytest
+import upstream_evaluation as upstream
+
+from dcexp.engines.local import Local
+from tests.tasks.families import FLICKR, FOLDERS, write_families
+from tests.tasks.generated import tasks
+from tests.tasks.sets import MODEL, checkpoint, line_of
+
+IMAGES = 50
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    return checkpoint(tmp_path_factory.mktemp("trained") / "checkpoint")
+
+
+@pytest.fixture(scope="module")
+def sets(tmp_path_factory):
+    root = tmp_path_factory.mktemp("sets")
+    return root, write_families(root, IMAGES)
+
+
+def evaluate(task, trained, out, threads=2):
+    (out / "evalset").mkdir(parents=True)
+    engine = Local(workers=threads)
+    summary = task.data.run(out / "evalset", engine)
+    assert summary.counts.add_up
+    made = task.data.makes(out / "evalset")
+    task.run(out, engine, checkpoint=trained, evalset=made)
+    return line_of(out)
+
+
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_a_family_gives_the_metrics_of_upstreams_flow(folder, sets, trained, tmp_path, monkeypatch):
+    import torch
+
+    from dcexp.model import model_names
+
+    root, items = sets
+    (task,) = tasks(root, {folder: items[folder]}).values()
+    found = evaluate(task, trained, tmp_path)
+    assert MODEL in model_names()  # and so known to open_clip, too
+    monkeypatch.setattr(upstream, "WORKERS", 0)
+    with torch.no_grad():
+        clip = upstream.Clip.build(str(trained.weights), MODEL)
+        wanted = upstream.OWN.get(found["key"], upstream.plain)(clip, root / folder)
+    assert (found["key"], found["dataset"]) == (task.key, task.name)
+    metrics = dict(found["metrics"])
+    main = metrics.pop("main_metric")
+    assert main == (pytest.approx(wanted[task.metric], abs=1e-7) if task.metric else None)
+    metrics.pop("acc_worst_region_without_other", None)  # ours
+    assert metrics.keys() == wanted.keys()
+    for name, value in wanted.items():
+        assert metrics[name] == (value if value is None else pytest.approx(value, abs=1e-6)), name
+    numbers = {value for name, value in metrics.items() if value is not None and not name.startswith("count_")}
+    assert len(numbers) >= 2, "metrics that are all alike say nothing"
+
+
+@pytest.mark.parametrize("folder", [folder for folder in FOLDERS if folder.startswith("wds_")])
+def test_tars_and_threads_change_nothing_to_the_bit(folder, sets, trained, tmp_path):
+    root, items = sets
+    write_families(tmp_path / "more", IMAGES, shards=7, only=[folder])
+    found = [evaluate(next(iter(tasks(root, {folder: items[folder]}).values())), trained, tmp_path / "one", 1)]
+    for threads in (0, 1, 2):
+        (task,) = tasks(tmp_path / "more", {folder: items[folder]}).values()
+        found.append(evaluate(task, trained, tmp_path / str(threads), threads))
+    assert all(line == found[0] for line in found[1:])
+
+
+def test_captions_of_any_length_and_number_are_fine(trained, tmp_path):
+    items = write_families(tmp_path, 23, only=[FLICKR])
+    (task,) = tasks(tmp_path, items).values()
+    metrics = evaluate(task, trained, tmp_path / "out")["metrics"]
+    assert not any(value is None or math.isnan(value) for value in metrics.values())
+
+
+def test_fewer_images_than_ten_cannot_be_searched(trained, tmp_path):
+    items = write_families(tmp_path, 9, only=[FLICKR])
+    (task,) = tasks(tmp_path, items).values()
+    with pytest.raises(ValueError, match="10"):
+        evaluate(task, trained, tmp_path / "out")
+
+
+def test_a_set_with_too_few_integers_is_refused(trained, tmp_path):
+    folder = "wds_wilds-fmow_test"
+    items = write_families(tmp_path, 20, only=[folder])
+    (task,) = tasks(tmp_path, items).values()
+    (tmp_path / "out").mkdir()
+    from dataclasses import replace
+
+    from dcexp.artifacts.evalset import ClassSet, read_columns, write_columns
+
+    task.data.run(tmp_path / "out", Local(workers=1))
+    columns = read_columns(tmp_path / "out/pictures.parquet")
+    write_columns(tmp_path / "out/pictures.parquet", {**columns, "metadata": [[0]] * 20})
+    with pytest.raises(ValueError, match=r"year.*1"):
+        task.run(tmp_path, Local(workers=1), checkpoint=trained, evalset=ClassSet(tmp_path / "out"))
+    assert replace(task, mode="fast").label == "wilds/fmow-fast"

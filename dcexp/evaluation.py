@@ -95,10 +95,12 @@ def _evaluate_share(store: Store, engine: Engine, shares: list[list[Step]], rebu
     """One rank's share, on its own device. What fails is left to whoever started the ranks."""
     import torch
 
+    cores = max((os.cpu_count() or 1) // engine.devices, 1)
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
-    workers = max((engine.workers or os.cpu_count() or 1) // engine.devices, 1)
-    alone = replace(engine, devices=1, workers=workers)
+    else:
+        torch.set_num_threads(cores)
+    alone = replace(engine, devices=1, workers=max(engine.workers // engine.devices, 1) if engine.workers else cores)
     for step in shares[int(os.environ["RANK"])]:
         try:
             store.build(step, alone, rebuild)

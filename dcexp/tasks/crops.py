@@ -1,7 +1,9 @@
 """The crops of an evaluation set: what a model looks at of each picture, prepared by threads and kept for others."""
 
+import fcntl
 import hashlib
 import json
+import logging
 import math
 import os
 from collections import deque
@@ -19,6 +21,8 @@ from dcexp.tasks.clip import IMAGES, Clip, shown
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+log = logging.getLogger(__name__)
 
 AT_ONCE = 16  # images that a thread prepares in one go
 Crops = npt.NDArray[np.uint8]
@@ -71,7 +75,7 @@ def _prepared(clip: Clip, evalset: EvalSet, rgb_first: bool, threads: int) -> It
         try:
             for first in range(0, len(pictures), AT_ONCE):
                 waiting.append(pool.submit(prepare, first))
-                if len(waiting) > 3 * IMAGES // AT_ONCE:
+                if len(waiting) > 2 * IMAGES // AT_ONCE:
                     yield waiting.popleft().result()
             while waiting:
                 yield waiting.popleft().result()
@@ -101,18 +105,33 @@ def _read(path: Path, count: int, shape: tuple[int, int, int]) -> Iterator[Crops
 
 @contextmanager
 def _writing(path: Path | None) -> Iterator[IO[bytes] | None]:
-    """A file that is at ``path`` when the block ends well, whole, or not at all; nothing without a path."""
+    """A file that is at ``path`` when the block ends well, whole, or not at all. One process writes it at a time.
+
+    Nothing without a path, where another process is writing it, or on a file system without locks.
+    """
     if path is None:
         yield None
         return
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    try:
-        with unfinished.open("wb") as file:
-            yield file
+    unfinished = path.with_name(f"{path.name}.tmp")
+    with unfinished.open("ab") as file:
+        if not _alone(file, unfinished):
+            yield None
+            return
+        file.truncate(0)  # what a process left that was killed
+        yield file
+        file.flush()
         unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+
+
+def _alone(file: IO[bytes], path: Path) -> bool:
+    """Whether this process has the file for itself, and it is still what is at ``path``."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except OSError as error:
+        log.info("%s is not kept: %s", path.name, error)
+        return False
 
 
 def _joined(some: list[Crops], file: IO[bytes] | None) -> Crops:

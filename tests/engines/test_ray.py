@@ -304,3 +304,24 @@ def test_a_signal_is_passed_on_to_the_ranks(cluster, tmp_path):
     finally:
         process.kill()
     assert {path.name for path in tmp_path.glob("*-SIG*")} == {"0-SIGINT", "1-SIGINT"}
+
+
+def test_tasks_are_evaluated_on_the_devices_of_a_cluster(cluster, tmp_path, monkeypatch):
+    """Ray believes in GPUs that are not there, so the ranks evaluate on the CPU."""
+    from dcexp.engines.local import Local
+    from dcexp.evaluation import Request, evaluate
+    from dcexp.store import Store
+    from tests.tasks.families import write_families
+    from tests.tasks.generated import tasks
+    from tests.tasks.sets import MODEL, checkpoint
+
+    monkeypatch.chdir(tmp_path)
+    weights = str(checkpoint(tmp_path / "checkpoint").weights)
+    chosen = tasks(tmp_path / "sets", write_families(tmp_path / "sets", 20, only=["wds_cifar10_test", "winogavil"]))
+    made = {}
+    for name, engine in {"local": Local(workers=1), "ray": Ray(address=cluster, devices=2)}.items():
+        store = Store(root=f"{name}/store")
+        found = evaluate(Request(checkpoint=weights, model=MODEL, tasks=chosen, engine=engine, store=store, folder=name))
+        made[name] = [result.line for result in found]
+        assert [result.manifest["engine"]["name"] for result in found] == [type(engine).__name__] * 2
+    assert made["local"] == made["ray"]

@@ -167,7 +167,9 @@ def write_families(
         if folder not in only:
             continue
         family, rng = FAMILIES.get(folder), np.random.default_rng([seed, number])
-        pool = Pool(rng=rng, kinds=family.kinds if family else ANY, side=side, distinct=distinct)
+        # the same picture twice would be a tie between answers, which no order of the best decides
+        most = distinct if family else 4 * images + 4 * LOOKS
+        pool = Pool(rng=rng, kinds=family.kinds if family else ANY, side=side, distinct=most)
         if family:
             _write_wds(root / folder, family, list(_samples(family, images, pool)), shards, templates)
             items[folder] = images

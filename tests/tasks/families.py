@@ -160,7 +160,8 @@ def write_families(
     """Sets of all families below ``root``, of ``images`` images each; the number of items by folder.
 
     The items of WinoGAViL are questions: two for five pictures. ``shards`` changes nothing but the number of tars.
-    ``side`` is the pictures' in pixels, about; ``templates`` the most that a set has, upstream's has up to 80.
+    ``side`` is the pictures' in pixels, about; ``templates`` the most that a set has, upstream's has up to 80. Sets of
+    tars use about ``distinct`` pictures in turns; those of Flickr and WinoGAViL are all different.
     """
     items = {}
     for number, folder in enumerate(FOLDERS):

@@ -100,3 +100,18 @@ def test_a_set_with_too_few_integers_is_refused(trained, tmp_path):
     with pytest.raises(ValueError, match=r"year.*1"):
         task.run(tmp_path, Local(workers=1), checkpoint=trained, evalset=ClassSet(tmp_path / "out"))
     assert replace(task, mode="fast").label == "wilds/fmow-fast"
+
+
+def test_features_of_a_text_do_not_depend_on_who_asked_before(trained):
+    import torch
+
+    from dcexp.tasks.clip import PROMPTS, Clip
+
+    texts = [f"a photo of {i} things{' and more' * (i % 7)}" for i in range(2 * PROMPTS + 3)]
+    one, other = (Clip(trained.weights, MODEL, "parity") for _ in range(2))
+    together = one.texts(texts, "")
+    assert torch.equal(
+        torch.cat([other.texts(texts[i::11], "") for i in range(11)]),
+        together[[j for i in range(11) for j in range(i, len(texts), 11)]],
+    )
+    assert torch.equal(one.texts(texts[5:7] * 2, ""), together[[5, 6, 5, 6]])

@@ -50,7 +50,7 @@ def _show(made: Sequence[Artifact], folder: str) -> None:
         numbers = [result.main_metric, result.line["metrics"].get("acc1")]
         table.add_row(result.line["dataset"], *("" if n is None else f"{n:.4f}" for n in numbers))
     Console().print(table)
-    if any(result.line["key"] in SCORED for result in results):
+    if len(SCORED.intersection(result.line["key"] for result in results)) > 1:
         means = Table("aggregate", "mean", title=DEFINITION)
         for row in aggregates(results).rows():
             means.add_row(*row)

@@ -88,9 +88,8 @@ class Clip:
                 tokens = self._tokenize([*texts, *[texts[-1]] * (PROMPTS - len(texts))]).to(self.device)
                 with self._autocast(half=True):
                     found = self._encode_text(tokens)
-                first = len(self._rows)
-                self._rows.update({text: first + i for i, text in enumerate(texts)})
                 self._features.append(normalize(self._finite(found[: len(texts)].float(), "texts"), dim=-1))
+                self._rows.update({text: len(self._rows) + i for i, text in enumerate(texts)})
             self._features = [torch.cat(self._features)]
             return self._features[0][[self._rows[text] for text in prompts]]
 
@@ -103,20 +102,25 @@ class Clip:
         from torch.nn.functional import normalize
 
         with torch.inference_mode(), full_fp32():
-            pixels = self._normalize(crops.to(self.device, non_blocking=True))
+            pixels = self._normalize(self._whole_batch(crops).to(self.device))
             with self._autocast(half):
-                found = self._encode_image(pixels)
+                found = self._encode_image(pixels)[: len(crops)]
             features = normalize(self._finite(found.float(), "images"), dim=-1)
             if self.mode == "fast" and not self._drift:
-                exact = normalize(self._model.encode_image(pixels).float(), dim=-1)
-                self._drift = {"images": len(pixels), "largest": float((1 - (exact * features).sum(dim=-1)).max())}
+                exact = normalize(self._model.encode_image(pixels)[: len(crops)].float(), dim=-1)
+                self._drift = {"images": len(crops), "largest": float((1 - (exact * features).sum(dim=-1)).max())}
                 log.info("evaluation=fast: features of images differ by %.2g from fp32 (1 - cosine, the largest of %d)",
-                         self._drift["largest"], len(pixels))  # fmt: skip
+                         self._drift["largest"], len(crops))  # fmt: skip
             return features
 
     def drift(self) -> dict[str, Any]:
         """In the mode ``fast``: the largest 1 - cosine between features and those in fp32, over the first images."""
         return {"drift": self._drift} if self._drift else {}
+
+    def _whole_batch(self, crops: "Tensor") -> "Tensor":
+        """In the mode ``fast``, ``crops`` and so many repeats that what was compiled for ``IMAGES`` fits."""
+        missing = IMAGES - len(crops) if self.mode == "fast" else 0
+        return crops[[*range(len(crops)), *[0] * missing]] if missing else crops
 
     def _autocast(self, half: bool) -> AbstractContextManager[Any]:
         import torch

@@ -321,7 +321,9 @@ def test_tasks_are_evaluated_on_the_devices_of_a_cluster(cluster, tmp_path, monk
     made = {}
     for name, engine in {"local": Local(workers=1), "ray": Ray(address=cluster, devices=2)}.items():
         store = Store(root=f"{name}/store")
-        found = evaluate(Request(checkpoint=weights, model=MODEL, tasks=chosen, engine=engine, store=store, folder=name))
+        found = evaluate(
+            Request(checkpoint=weights, model=MODEL, tasks=chosen, engine=engine, store=store, folder=name)
+        )
         made[name] = [result.line for result in found]
         assert [result.manifest["engine"]["name"] for result in found] == [type(engine).__name__] * 2
     assert made["local"] == made["ray"]

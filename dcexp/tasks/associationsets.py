@@ -1,5 +1,6 @@
 """Questions which images go with a cue (WinoGAViL): the evaluation set of associations, indexed where it lies."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -13,6 +14,9 @@ from dcexp.tasks.arrows import cached_arrow, extracted, read_arrow
 from dcexp.tasks.layouts import Content, LaidOutSet, Layout, Spot, csv_and_zip
 from dcexp.tasks.tabletext import Row, json_strings, read_table, strings
 from dcexp.tasks.zipped import zipped
+
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,11 +110,15 @@ def _images(questions: Sequence[Question]) -> dict[str, str]:
 
 
 def _chosen(place: str, cue: str | None, candidates: Sequence[str], associations: Sequence[str]) -> list[bool]:
-    """Which candidates are among the associations. Raises ValueError where there is nothing to ask or to answer."""
+    """Which candidates are among the associations. Raises ValueError where there is nothing to ask or to answer.
+
+    Upstream takes no notice of associations that are no candidates, so neither does this, but for a word in the log.
+    """
     if not cue or not cue.strip():
         raise ValueError(f"{place}: the cue is empty")
-    if not associations:
-        raise ValueError(f"{place}: no associations: nothing is right, and as many are to be found")
     if strange := [word for word in associations if word not in candidates]:
-        raise ValueError(f"{place}: the associations {', '.join(strange)} are not among the candidates")
-    return [word in associations for word in candidates]
+        log.warning("%s: the associations %s are not among the candidates", place, ", ".join(strange))
+    chosen = [word in associations for word in candidates]
+    if not any(chosen):
+        raise ValueError(f"{place}: no candidate is an association: nothing is right, and as many are to be found")
+    return chosen

@@ -81,8 +81,8 @@ def test_a_missing_set_is_an_error_with_advice(tmp_path):
 TWO = ["word 0", "word 1"]
 BAD = {
     "no cue": (Asked("  ", TWO, ["word 0"]), "row 1: the cue is empty"),
-    "no associations": (Asked("bee", TWO, []), "row 1: no associations"),
-    "strange associations": (Asked("bee", TWO, ["word 1", "word 2"]), "row 1: the associations word 2 are not among"),
+    "no associations": (Asked("bee", TWO, []), "row 1: no candidate is an association"),
+    "strange associations": (Asked("bee", TWO, ["word 2"]), "row 1: no candidate is an association"),
 }
 
 
@@ -94,6 +94,13 @@ def test_questions_without_an_answer_are_refused(what, tmp_path):
     for name in ("csv", "cache"):
         with pytest.raises(ValueError, match=message):
             index(tmp_path / name)
+
+
+def test_an_association_that_is_no_candidate_is_left_out_as_upstream_does_and_told(tmp_path, caplog):
+    write_association_repository(tmp_path / "winogavil", [Asked("bee", TWO, ["word 1", "word 2"])])
+    evalset = index(tmp_path)[0]
+    assert evalset.chosen[0].tolist() == [False, True]
+    assert "row 1: the associations word 2 are not among the candidates" in caplog.text
 
 
 def test_a_missing_image_is_named_with_its_question(tmp_path):

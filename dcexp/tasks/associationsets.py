@@ -15,7 +15,6 @@ from dcexp.tasks.layouts import Content, LaidOutSet, Layout, Spot, csv_and_zip
 from dcexp.tasks.tabletext import Row, json_strings, read_table, strings
 from dcexp.tasks.zipped import zipped
 
-
 log = logging.getLogger(__name__)
 
 

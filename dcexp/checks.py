@@ -18,12 +18,17 @@ def rebuilt(rebuild: str | Sequence[str], known: Sequence[str]) -> frozenset[str
 def check_all(steps: Iterable[Step], engine: Engine) -> None:
     """Raise ValueError with all that stands in the way of ``steps``: of each kind the first, and how many more."""
     problems: dict[str, list[str]] = defaultdict(list)
+    labels: dict[str, list[str]] = defaultdict(list)
     for step in steps:
         try:
             step.stage.check_machine(engine, **step.values)
             step.stage.check(engine, **step.values)
         except (ValueError, OSError) as error:
             problems[step.kind].append(str(error))
-    told = [first + f"\n(and {len(more)} more {kind}s)" * bool(more) for kind, (first, *more) in problems.items()]
+            labels[step.kind].append(step.stage.label)
+    told = [
+        first + f"\n(and {len(more)} more {kind}s: {', '.join(labels[kind][1:])})" * bool(more)
+        for kind, (first, *more) in problems.items()
+    ]
     if told:
         raise ValueError("\n\n".join(told))

@@ -2,7 +2,7 @@
 
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from rich.console import Console
 from rich.markup import escape
@@ -13,7 +13,7 @@ from dcexp.artifacts.result import Result, results_in
 from dcexp.download import Request as Download
 from dcexp.download import download as downloaded
 from dcexp.evaluation import Request as Evaluation
-from dcexp.evaluation import aggregates
+from dcexp.evaluation import TasksFailedError, aggregates, modes
 from dcexp.evaluation import evaluate as evaluated
 from dcexp.leaderboard import Request, boards
 from dcexp.pipeline import Run, execute, missing
@@ -28,7 +28,7 @@ FOLD = 8  # steps of one kind beyond which the plan shows one line for all
 def run(request: Run) -> None:
     """Carry the run out and show its results."""
     plan(request)
-    made = execute(request)
+    made = _told(lambda: execute(request), request.folder)
     for artifact in made:
         if not isinstance(artifact, Result):
             print(f"{artifact.kind}: {artifact.path}")
@@ -37,7 +37,16 @@ def run(request: Run) -> None:
 
 def evaluate(request: Evaluation) -> None:
     """Evaluate a checkpoint of any origin and show its results."""
-    _show(evaluated(request), request.folder)
+    _show(_told(lambda: evaluated(request), request.folder), request.folder)
+
+
+def _told(work: Callable[[], list[Artifact]], folder: str) -> list[Artifact]:
+    """What ``work`` makes; where tasks failed, the results of the others are shown before the error goes on."""
+    try:
+        return work()
+    except TasksFailedError as error:
+        _show(error.made, folder)
+        raise
 
 
 def _show(made: Sequence[Artifact], folder: str) -> None:
@@ -45,13 +54,14 @@ def _show(made: Sequence[Artifact], folder: str) -> None:
     results = results_in(made)
     if not results:
         return
-    table = Table("task", "main metric", "acc1", title="results")
+    fast = "" if modes(results) == "parity" else f" (evaluation: {modes(results)})"
+    table = Table("task", "main metric", "acc1", title=f"results{fast}")
     for result in results:
         numbers = [result.main_metric, result.line["metrics"].get("acc1")]
         table.add_row(result.line["dataset"], *("" if n is None else f"{n:.4f}" for n in numbers))
     Console().print(table)
     if len(SCORED.intersection(result.line["key"] for result in results)) > 1:
-        means = Table("aggregate", "mean", title=DEFINITION)
+        means = Table("aggregate", "mean", title=DEFINITION + fast)
         for row in aggregates(results).rows():
             means.add_row(*row)
         Console().print(means)
@@ -71,8 +81,12 @@ def plan(request: Run) -> None:
         if step.kind not in crowd:
             table.add_row(_state(request, step, to_make), step.kind, step.name, _outlook(request, step, to_make))
     for kind, n in crowd.items():
-        making = sum(s.key in to_make for s in chain.values() if s.kind == kind)
-        table.add_row(f"make {making}" if making else "have", kind, f"{n} artifacts", "")
+        of_kind = [s for s in chain.values() if s.kind == kind]
+        making = sum(s.key in to_make for s in of_kind)
+        outlooks = [_outlook(request, s, to_make) for s in of_kind]
+        wrong = [words for words in outlooks if words.startswith("[red]")]
+        said = f"[red]{len(wrong)} cannot be made: {wrong[0].removeprefix('[red]')}" if wrong else ""
+        table.add_row(f"make {making}" if making else "have", kind, f"{n} artifacts", said)
     Console().print(table)
 
 
@@ -97,8 +111,9 @@ def _outlook(request: Run, step: Step, to_make: set[str]) -> str:
 
 def download(request: Download) -> None:
     """Get the evaluation sets of tasks, a line for each."""
-    for fetched in downloaded(request):
-        print(fetched)
+    for set_ in downloaded(request):
+        what = f"{set_.files} files, {set_.came} just fetched, {set_.bytes / 1e6:,.1f} MB"
+        print(f"{set_.origin.folder}: {what} ({set_.origin.repo} at {set_.commit[:7]})")
 
 
 def verify(request: Run) -> None:

@@ -1,22 +1,25 @@
 """Evaluation: many tasks of one checkpoint, spread over devices; and of models that were not trained here."""
 
 import logging
-import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from dcexp.artifacts.base import Artifact
+from dcexp.artifacts.evalset import EvalSet
 from dcexp.artifacts.files import write_json
 from dcexp.artifacts.result import Result, results_in, write_results
 from dcexp.checks import check_all, rebuilt
 from dcexp.engines.base import Engine
+from dcexp.model import BrokenModelError
 from dcexp.stage import Step
 from dcexp.store import Store
 from dcexp.tasks.base import Mode, Task
 from dcexp.tasks.datacomp import Aggregates, aggregate
 from dcexp.tasks.pretrained import Model
+from dcexp.tasks.shares import FAILURES, on_devices, size
 from dcexp.typecheck import check_types
 
 log = logging.getLogger(__name__)
@@ -46,13 +49,51 @@ class Request:
         rebuilt(self.rebuild, KINDS)
 
 
+class TasksFailedError(ValueError):
+    """Some tasks failed; the others were evaluated, and ``made`` holds their results."""
+
+    def __init__(self, made: list[Artifact], failed: Mapping[str, str]) -> None:
+        self.made = made
+        super().__init__(
+            f"{len(failed)} of {len(made) + len(failed)} tasks failed; the results of the others are kept:\n"
+            + "\n".join(f"  {name}: {message}" for name, message in failed.items())
+        )
+
+
 def evaluate(request: Request) -> list[Artifact]:
     """The results of a model that was not trained here. What is wrong is said before the first task starts."""
     model = Model(checkpoint=request.checkpoint, model=request.model).step()
     steps = [task.step(model) for task in request.tasks.values()]
     check_all({part.key: part for step in steps for part in step.upstream()}.values(), request.engine)
-    made = results(request.store, request.engine, steps, rebuilt(request.rebuild, KINDS))
-    write_report(Path(request.folder), made)
+    return results(request.store, request.engine, steps, rebuilt(request.rebuild, KINDS), Path(request.folder))
+
+
+def results(
+    store: Store, engine: Engine, steps: Sequence[Step], rebuild: frozenset[str], folder: Path
+) -> list[Artifact]:
+    """Make the results of ``steps``, tasks of one checkpoint; with several devices, several tasks at once.
+
+    Sets come first: one that is not its task's is a ValueError before a model is trained or loaded. A task that fails
+    later keeps no other from being evaluated; then TasksFailedError is raised. The reports go into ``folder``.
+    """
+    to_make = [s for s in steps if store.find(s) is None or rebuild & {source.kind for source in s.upstream()}]
+    _make_sets(store, engine, to_make, rebuild)
+    for source in {source.key: source for step in to_make for source in step.steps.values()}.values():
+        store.build(source, engine, rebuild)
+    failed: dict[str, str] = {}
+    if engine.devices > 1 and len(to_make) > 1:
+        failed = on_devices(store, engine, to_make, rebuild)
+        rebuild -= {"result"}  # what did not fail is made
+    try:
+        made = _one_by_one(store, engine, [step for step in steps if step.key not in failed], rebuild)
+    except TasksFailedError as error:
+        write_report(folder, error.made)
+        raise
+    finally:
+        _let_go()
+    write_report(folder, made)
+    if failed:
+        raise TasksFailedError(made, {step.stage.label: failed[step.key] for step in steps if step.key in failed})
     return made
 
 
@@ -60,7 +101,7 @@ def write_report(folder: Path, made: Sequence[Artifact]) -> None:
     """Write ``eval_results.jsonl``, as upstream has it, and the aggregates as ``aggregates.json``; nothing for none."""
     if found := results_in(made):
         write_results(folder / "eval_results.jsonl", found)
-        write_json(folder / "aggregates.json", aggregates(found).as_dict())
+        write_json(folder / "aggregates.json", {**aggregates(found).as_dict(), "evaluation": modes(found)})
 
 
 def aggregates(found: Iterable[Result]) -> Aggregates:
@@ -68,70 +109,51 @@ def aggregates(found: Iterable[Result]) -> Aggregates:
     return aggregate({result.line["key"]: result.main_metric for result in found})
 
 
-def results(store: Store, engine: Engine, steps: Sequence[Step], rebuild: frozenset[str]) -> list[Artifact]:
-    """Make the results of ``steps``, tasks of one checkpoint; with several devices, several tasks at once.
+def modes(found: Iterable[Result]) -> str:
+    """How they were evaluated: parity, fast, or both."""
+    stages = [result.manifest["lineage"]["stage"]["fields"] for result in found]
+    return ", ".join(sorted({fields.get("mode", "parity") for fields in stages}))
 
-    A task that fails does not keep the others from being evaluated; then its error is raised, a ValueError.
-    """
+
+def _make_sets(store: Store, engine: Engine, steps: Sequence[Step], rebuild: frozenset[str]) -> None:
+    """Index the sets of the tasks and compare them; raise ValueError with all that is wrong with any of them."""
+    wrong = []
     for step in steps:
-        for source in step.steps.values():
-            store.build(source, engine, rebuild)
-    to_make = [step for step in steps if store.find(step) is None or rebuild]
-    if engine.devices > 1 and len(to_make) > 1:
-        engine.gang(_evaluate_share, store, engine, shares(to_make, engine.devices), rebuild)
-        rebuild -= {"result"}  # done; what failed, or is of other inputs than before, is not there yet
-    return _one_by_one(store, engine, steps, rebuild)
-
-
-def shares(steps: Sequence[Step], count: int) -> list[list[Step]]:
-    """``steps`` in ``count`` shares of about as many test samples: the largest first, to whoever has least."""
-    found: list[list[Step]] = [[] for _ in range(count)]
-    for step in sorted(steps, key=_size, reverse=True):
-        min(found, key=lambda share: sum(map(_size, share))).append(step)
-    return found
-
-
-def _evaluate_share(store: Store, engine: Engine, shares: list[list[Step]], rebuild: frozenset[str]) -> None:
-    """One rank's share, on its own device. What fails is left to whoever started the ranks."""
-    import torch
-
-    cores = max((os.cpu_count() or 1) // engine.devices, 1)
-    if torch.cuda.is_available():
-        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
-    else:
-        torch.set_num_threads(cores)
-    alone = replace(engine, devices=1, workers=max(engine.workers // engine.devices, 1) if engine.workers else cores)
-    for step in shares[int(os.environ["RANK"])]:
+        assert isinstance(step.stage, Task)
         try:
-            store.build(step, alone, rebuild)
+            evalset = store.build(step.steps["evalset"], engine, rebuild)
+            assert isinstance(evalset, EvalSet)
+            step.stage.assert_published(evalset)
         except (ValueError, OSError) as error:
-            log.warning("%s: %s", step.name, error)
+            wrong.append(f"{step.stage.label}: {error}")
+    if wrong:
+        raise ValueError("\n".join(wrong) + "\nNothing was evaluated")
+
+
+def _let_go() -> None:
+    """Give back the memory of the model that was evaluated, where one was."""
+    if "dcexp.tasks.clip" in sys.modules:
+        from dcexp.tasks.clip import forget
+
+        forget()
 
 
 def _one_by_one(store: Store, engine: Engine, steps: Sequence[Step], rebuild: frozenset[str]) -> list[Artifact]:
     made: list[Artifact] = []
     failed: dict[str, str] = {}
-    with _progress(sum(map(_size, steps))) as advance:
+    with _progress(sum(map(size, steps))) as advance:
         for step in steps:
             try:
                 made.append(store.build(step, engine, rebuild))
-            except ValueError as error:
-                if str(error) in failed.values():  # it is the model, not the task
-                    raise
+            except BrokenModelError:
+                raise  # whatever the task
+            except FAILURES as error:
                 failed[step.stage.label] = str(error)
                 log.error("%s failed, the others go on: %s", step.stage.label, error)
-            advance(_size(step))
+            advance(size(step))
     if failed:
-        raise ValueError(
-            f"{len(failed)} of {len(steps)} tasks failed; the results of the others are kept:\n"
-            + "\n".join(f"  {name}: {message}" for name, message in failed.items())
-        )
+        raise TasksFailedError(made, failed)
     return made
-
-
-def _size(step: Step) -> int:
-    assert isinstance(step.stage, Task)
-    return step.stage.size
 
 
 @contextmanager

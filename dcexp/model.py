@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     Tokenizer = Callable[[str | list[str]], torch.Tensor]
 
 
+class BrokenModelError(ValueError):
+    """A checkpoint that cannot be used, whatever is asked of it."""
+
+
 def build_model(name: str, precision: str, seed: int) -> "tuple[CLIP, Transform]":
     """A fresh CLIP, its weights drawn from ``seed``, and the image transform it is trained with.
 
@@ -42,17 +46,17 @@ def seed_all(seed: int) -> None:
 def load_model(checkpoint: str | Path, name: str) -> "tuple[CLIP, Transform]":
     """The trained fp32 CLIP of a checkpoint file or tag, ready to evaluate, and its image transform for evaluation.
 
-    Raises ValueError for a file with other things than tensors in it, and for weights of another architecture.
+    Raises BrokenModelError for a file with other things than tensors in it, and for weights of another architecture.
     """
     try:
         model, _, evaluation = _create(name, pretrained=str(checkpoint))
     except pickle.UnpicklingError as error:
-        raise ValueError(
+        raise BrokenModelError(
             f"{checkpoint} holds other things than tensors, which could run code when they are loaded, or is no "
             f"checkpoint: {_first_line(error)}. Wanted: torch.save({{'state_dict': model.state_dict()}}, file)"
         ) from None
     except (RuntimeError, KeyError, EOFError) as error:
-        raise ValueError(f"{checkpoint} is not a checkpoint of {name}: {_first_line(error)}") from None
+        raise BrokenModelError(f"{checkpoint} is not a checkpoint of {name}: {_first_line(error)}") from None
     return model.eval(), evaluation
 
 

@@ -10,11 +10,11 @@ from typing import Literal
 from dcexp.artifacts.base import Artifact
 from dcexp.artifacts.evalset import ClassSet
 from dcexp.artifacts.lineage import choice
-from dcexp.artifacts.result import results_in
+from dcexp.artifacts.result import numbers_of
 from dcexp.assets import Assets
 from dcexp.checks import check_all, rebuilt
 from dcexp.engines.base import Engine
-from dcexp.evaluation import results, write_report
+from dcexp.evaluation import TasksFailedError, results
 from dcexp.filters.base import Filter
 from dcexp.part import Part
 from dcexp.reshard.base import Reshard
@@ -67,9 +67,7 @@ class Run:
     def __post_init__(self) -> None:
         check_types(self)
         if self.until == "results" and not self.tasks:
-            raise ValueError(
-                "no tasks, so there is nothing to evaluate: choose tasks=…, or stop before: until=checkpoint"
-            )
+            raise ValueError("no tasks, nothing to evaluate: choose tasks=…, or stop before: until=checkpoint")
         if type(self.scale) is not Scale or type(self.train) is not Train:
             raise ValueError(
                 f"scale is a {type(self.scale).__qualname__} and train a {type(self.train).__qualname__}; "
@@ -123,9 +121,9 @@ def _watching(run: Run) -> dict[str, Step]:
 
 def _watched(run: Run) -> Train:
     """The training, with what its monitor does with a file of weights."""
-    model, threads = run.scale.recipe.model, run.engine.workers
-    sets = {name: ClassSet(run.store.path(step).resolve()) for name, step in _watching(run).items()}
-    watch = {n: partial(run.monitor[n].scores, model, evalset, threads) for n, evalset in sets.items()}
+    model, threads, sets = run.scale.recipe.model, run.engine.workers, _watching(run)
+    places = {name: ClassSet(run.store.path(step).resolve()) for name, step in sets.items()}
+    watch = {n: partial(run.monitor[n].scores, model, evalset, threads) for n, evalset in places.items()}
     return run.train.watched(watch)
 
 
@@ -133,26 +131,28 @@ def execute(run: Run) -> list[Artifact]:
     """Make what ``run.until`` names, inputs first; what is there already is used."""
     steps = plan(run)
     to_make = list(missing(run, steps[run.until]))
-    # A rebuild may reach every step behind what it changes.
-    reached = {s.key: s for target in to_make for s in (target.upstream() if run.rebuild else [target])}
+    reached = {s.key: s for t in to_make for s in (t.upstream() if run.rebuild else [t])}  # a rebuild goes on upwards
     check_all(reached.values(), run.engine)
     if not to_make:
         log.info("nothing to make: every artifact is there already")
-        made = _made(run, steps)
-    else:
-        with run.tracker.session(story(run, steps)) as session:
-            for evalset in [step for step in steps["monitor"] if step.key in reached]:
-                run.store.build(evalset, run.engine, run.rebuild_kinds)
+        return _made(run, steps)
+    with run.tracker.session(story(run, steps)) as session:
+        for evalset in [step for step in steps["monitor"] if step.key in reached]:
+            run.store.build(evalset, run.engine, run.rebuild_kinds)
+        try:
             made = _made(run, steps)
-            session.results({k: v for result in results_in(made) for k, v in result.numbers.items()})
-    write_report(Path(run.folder), made)
+        except TasksFailedError as error:
+            session.results(numbers_of(error.made))
+            raise
+        session.results(numbers_of(made))
     return made
 
 
 def _made(run: Run, steps: dict[str, list[Step]]) -> list[Artifact]:
+    store, engine, rebuild = run.store, run.engine, run.rebuild_kinds
     if run.until == "results":
-        return results(run.store, run.engine, steps["results"], run.rebuild_kinds)
-    return [run.store.build(step, run.engine, run.rebuild_kinds) for step in steps[run.until]]
+        return results(store, engine, steps["results"], rebuild, Path(run.folder))
+    return [store.build(step, engine, rebuild) for step in steps[run.until]]
 
 
 def missing(run: Run, steps: Iterable[Step]) -> Iterator[Step]:
@@ -178,8 +178,7 @@ def missing(run: Run, steps: Iterable[Step]) -> Iterator[Step]:
 def story(run: Run, steps: dict[str, list[Step]]) -> Story:
     """What a tracker is told: the checkpoint's key is the id, so the same run is the same W&B run."""
     (checkpoint,), (subset,) = steps["checkpoint"], steps["subset"]
-    path = run.store.path(checkpoint)
-    lineage = checkpoint.lineage()
+    path, lineage = run.store.path(checkpoint), checkpoint.lineage()
     name = f"{run.scale.name}-{choice(lineage) if run.mixture else subset.stage.label}"
     return Story(
         id=checkpoint.key,

@@ -55,7 +55,7 @@ def test_medium_shows_its_plan_and_stops_at_the_missing_pool_with_advice(monkeyp
         str(tmp_path / "data/commonpool_medium"),
         "source.root=",
         "no evaluation set",
-        "(and 39 more evalsets)",
+        "(and 39 more evalsets: wds_cifar10_test, ",
     ):
         assert wanted in shown.err
     assert "Traceback" not in shown.err and not (tmp_path / "outputs/store").exists()

@@ -1,27 +1,51 @@
 """The evaluation set: an index of the test images of one task, and of what is asked about them."""
 
-import hashlib
-from collections.abc import Iterable, Mapping
+import json
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from dcexp.artifacts.base import INDEX, Indexed
+from dcexp.artifacts.base import INDEX, Artifact
 from dcexp.artifacts.files import write_json
+from dcexp.artifacts.listing import file_digest, file_state, lines
 from dcexp.artifacts.pictures import Ints, Pictures
 
 CLASSNAMES = "classnames.txt"
 TEMPLATES = "zeroshot_classification_templates.txt"
 PICTURES = "pictures.parquet"
-TEXTS = {".txt", ".csv"}  # known by their content; of tars, zips and images the size must do
+PLACE = "place.json"
 
 
-class EvalSet(Indexed):
-    """``index.json`` says which files it is of, ``pictures.parquet`` where in them the images lie; see subclasses."""
+class EvalSet(Artifact):
+    """An index of the files of a set, which lie in the artifact itself or in a user's own folder, never copied.
+
+    ``index.json`` says what the files hold, ``pictures.parquet`` where in them the images lie; see subclasses for what
+    else there is. ``place.json`` says where they are, and is no part of what the set is.
+    """
 
     kind = "evalset"
+    aside = frozenset({PLACE})
+
+    @cached_property
+    def index(self) -> dict[str, Any]:
+        """``samples`` and the digests of ``files``."""
+        index: dict[str, Any] = json.loads((self.path / INDEX).read_text())
+        return index
+
+    @cached_property
+    def place(self) -> dict[str, Any]:
+        """``root`` and, of files that are not in the artifact, the ``states``: size and time of change."""
+        place: dict[str, Any] = json.loads((self.path / PLACE).read_text())
+        return place
+
+    @cached_property
+    def root(self) -> Path:
+        """The folder that was indexed."""
+        return (self.path / self.place["root"]).resolve()
 
     @property
     def samples(self) -> int:
@@ -40,9 +64,8 @@ class EvalSet(Indexed):
 
     def assert_unchanged(self) -> None:
         """Raise ValueError when files were changed since they were indexed, FileNotFoundError when any is gone."""
-        wanted = self.index["files"]
-        found = listing(self.root, wanted)
-        changed = sorted(name for name in wanted if found[name] != wanted[name])
+        states = self.place["states"]
+        changed = sorted(name for name, state in states.items() if file_state(self.root / name) != state)
         if changed:
             raise ValueError(
                 f"{self.root}: {', '.join(changed[:3])} changed since this evaluation set was indexed; "
@@ -118,9 +141,14 @@ class AssociationSet(EvalSet):
         return read_columns(self.path / "questions.parquet")
 
 
-def write_index(out: Path, as_root: str, samples: int, files: Mapping[str, str]) -> None:
-    """Write ``out/index.json``; readers find the set's folder as ``as_root``: absolute, or relative to ``out``."""
-    write_json(out / INDEX, {"root": as_root, "samples": samples, "files": dict(files)})
+def write_index(out: Path, root: Path, samples: int, names: Sequence[str]) -> None:
+    """Write ``index.json`` and ``place.json`` of the set in ``root``, whose files of those ``names`` are read whole."""
+    inside = root.resolve() == out.resolve()
+    states = {} if inside else {name: file_state(root / name) for name in names}
+    with ThreadPoolExecutor() as pool:
+        digests = list(pool.map(file_digest, [root / name for name in names]))
+    write_json(out / INDEX, {"samples": samples, "files": dict(zip(names, digests, strict=True))})
+    write_json(out / PLACE, {"root": "." if inside else str(root), "states": states})
 
 
 def write_columns(path: Path, columns: Mapping[str, Any]) -> None:
@@ -137,23 +165,3 @@ def read_columns(path: Path) -> dict[str, list[Any]]:
 
     columns: dict[str, list[Any]] = pq.read_table(path).to_pydict()
     return columns
-
-
-def listing(root: Path, names: Iterable[str]) -> dict[str, str]:
-    """Files below ``root`` by name: the sha256 of a text, the size of anything else in bytes.
-
-    Raises FileNotFoundError for the first that is not there.
-    """
-    return {name: _state(root / name) for name in names}
-
-
-def _state(path: Path) -> str:
-    if path.suffix in TEXTS:
-        return hashlib.sha256(path.read_bytes()).hexdigest()
-    return f"{path.stat().st_size} bytes"
-
-
-def lines(path: Path) -> list[str]:
-    """The lines, stripped; empty ones are no class and no template."""
-    found = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
-    return [line for line in found if line]

@@ -63,13 +63,15 @@ class Pictures:
 
     def image(self, i: int) -> "Image":
         """Image ``i`` in its own mode, not turned by what EXIF says. Raises ValueError naming an unreadable one."""
-        from PIL import Image
+        from PIL import Image, UnidentifiedImageError
 
+        content = self.encoded(i)
         try:
-            image = Image.open(io.BytesIO(self.encoded(i)))
+            image = Image.open(io.BytesIO(content))
             image.load()
         except Exception as error:  # Pillow raises anything from OSError to SyntaxError, by format and damage
-            raise ValueError(f"{self.place(i)}: not a readable image ({error})") from None
+            what = f"no known format, {len(content)} bytes" if isinstance(error, UnidentifiedImageError) else error
+            raise ValueError(f"{self.place(i)}: not a readable image ({what})") from None
         return image
 
     def columns(self) -> dict[str, Any]:

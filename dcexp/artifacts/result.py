@@ -24,8 +24,7 @@ class Result(Artifact):
     def line(self) -> dict[str, Any]:
         """``{"key", "dataset", "metrics": {..., "main_metric"}}``; None, too, for what upstream left bare NaN."""
         line: dict[str, Any] = json.loads((self.path / RESULT).read_text())
-        metrics = line["metrics"]
-        return {**line, "metrics": {**_strict(metrics), "main_metric": metrics["main_metric"]}}
+        return {**line, "metrics": _strict(line["metrics"])}
 
     @property
     def main_metric(self) -> float | None:
@@ -41,7 +40,7 @@ class Result(Artifact):
 
 def write_result(out: Path, key: str, name: str, metrics: Metrics, main_metric: float | None) -> None:
     """Write ``out/result.json``; NaN (a group with nobody in it) becomes null, as strict JSON wants."""
-    line = {"key": key, "dataset": name, "metrics": {**_strict(metrics), "main_metric": main_metric}}
+    line = {"key": key, "dataset": name, "metrics": _strict({**metrics, "main_metric": main_metric})}
     write_json(out / RESULT, line)
 
 
@@ -52,6 +51,11 @@ def _strict(metrics: Metrics) -> dict[str, float | None]:
 def results_in(artifacts: Iterable[Artifact]) -> list[Result]:
     """Those of ``artifacts`` that are results."""
     return [artifact for artifact in artifacts if isinstance(artifact, Result)]
+
+
+def numbers_of(artifacts: Iterable[Artifact]) -> dict[str, float]:
+    """The metrics of the results among ``artifacts``."""
+    return {name: value for result in results_in(artifacts) for name, value in result.numbers.items()}
 
 
 def write_results(path: Path, results: Iterable[Result]) -> None:

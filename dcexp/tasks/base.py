@@ -1,5 +1,6 @@
 """A task: one number (or several) that says how good a checkpoint is."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -86,6 +87,7 @@ class Task(Stage):
         clip = load_clip(checkpoint, self.mode)
         metrics = self.measure(clip, evalset, engine.workers)
         main = metrics[self.metric] if self.metric else None
+        main = None if main is None or math.isnan(main) else main
         write_result(out, self.key, self.name, metrics, main)
         facts = {"task": self.key, "main_metric": main, "random": self.random, **clip.drift()}
         return Summary(counts=Counts(total=self.size, kept=self.size), facts=facts)

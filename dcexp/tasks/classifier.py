@@ -26,14 +26,13 @@ class Answers:
     predicted: Ints
 
 
-def class_columns(clip: Clip, classnames: Sequence[str], templates: Sequence[str], what: str) -> "Tensor":
-    """The classifier, fp32 [width, classes]: the mean over templates of the normalised prompts, normalised again."""
+def class_columns(clip: Clip, prompts: Sequence[Sequence[str]], what: str) -> "Tensor":
+    """The classifier, fp32 [width, classes]: the mean over a class's normalised ``prompts``, normalised again."""
     import torch
 
-    prompts = [_filled(template, classname) for classname in classnames for template in templates]
-    features = clip.texts(prompts, what)
+    features = clip.texts([text for texts in prompts for text in texts], what)
     with torch.inference_mode():
-        mean = features.unflatten(0, (len(classnames), len(templates))).mean(dim=1)
+        mean = features.unflatten(0, (len(prompts), -1)).mean(dim=1)
         return (mean / mean.norm(dim=1, keepdim=True)).T
 
 
@@ -48,12 +47,3 @@ def answers(features: "Tensor", columns: "Tensor") -> Answers:
             top.append(logits.topk(5 if logits.shape[1] >= 5 else 1, dim=1).indices)
             predicted.append(logits.argmax(dim=1))
     return Answers(top=torch.cat(top).numpy(), predicted=torch.cat(predicted).numpy())
-
-
-def _filled(template: str, classname: str) -> str:
-    try:
-        if "\0" in template.format(c="\0"):
-            return template.format(c=classname)
-    except (KeyError, IndexError, ValueError, AttributeError):
-        pass
-    raise ValueError(f"template {template!r}: wanted {{c}} where the class name goes, and no other braces")

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from dcexp.artifacts.checkpoint import Checkpoint
 from dcexp.fp32 import full_fp32
-from dcexp.model import load_model, tokenizer
+from dcexp.model import BrokenModelError, load_model, tokenizer
 from dcexp.tasks.base import Mode
 
 if TYPE_CHECKING:
@@ -114,8 +114,12 @@ class Clip:
             return features
 
     def drift(self) -> dict[str, Any]:
-        """In the mode ``fast``: the largest 1 - cosine between features and those in fp32, over the first images."""
-        return {"drift": self._drift} if self._drift else {}
+        """In the mode ``fast``, once for each task: the largest 1 - cosine between features and those in fp32.
+
+        It is over the first batch of images since this was asked before.
+        """
+        drift, self._drift = self._drift, {}
+        return {"drift": drift} if drift else {}
 
     def _whole_batch(self, crops: "Tensor") -> "Tensor":
         """In the mode ``fast``, ``crops`` and so many repeats that what was compiled for ``IMAGES`` fits."""
@@ -131,7 +135,7 @@ class Clip:
 
     def _finite(self, features: "Tensor", what: str) -> "Tensor":
         if not features.isfinite().all():
-            raise ValueError(f"{self.source}: its features of {what} are not finite numbers; this model is broken")
+            raise BrokenModelError(f"{self.source}: its features of {what} are not finite numbers")
         return features
 
 
@@ -147,6 +151,11 @@ def load_clip(checkpoint: Checkpoint, mode: Mode) -> Clip:
 
 def _as_it_is(function: T) -> T:
     return function
+
+
+def forget() -> None:
+    """Let go of the model that was loaded, and of the memory it has."""
+    _loaded.cache_clear()
 
 
 def shown(items: Iterable[T], what: str, total: int) -> Iterable[T]:

@@ -21,4 +21,4 @@ class DigitsTestSet(EvalSource):
         from dcexp.embedded.testset import write_testset
 
         write_testset(out)
-        return index_classes(out, out, ".", ["cls"], engine)
+        return index_classes(out, out, ["cls"], engine)

@@ -9,16 +9,8 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from dcexp.artifacts.base import Artifact, Counts, Summary
-from dcexp.artifacts.evalset import (
-    CLASSNAMES,
-    PICTURES,
-    TEMPLATES,
-    ClassSet,
-    lines,
-    listing,
-    write_columns,
-    write_index,
-)
+from dcexp.artifacts.evalset import CLASSNAMES, PICTURES, TEMPLATES, ClassSet, write_columns, write_index
+from dcexp.artifacts.listing import lines, listing
 from dcexp.engines.base import Engine
 from dcexp.hub import Origin
 from dcexp.stage import Step, Value
@@ -82,7 +74,8 @@ class FolderSet(EvalSource):
         """What is wanted, and how to get it."""
         where = "here it lies: evalsets=DIR"
         if origin := self.origin():
-            where = f"To get it:\n  python -m dcexp download tasks=datacomp\n  {origin.command}\nor say w{where}"
+            ours = f"python -m dcexp download evalsets={self.root} tasks=datacomp   (or what you have chosen for tasks)"
+            where = f"To get it:\n  {ours}\n  {origin.command}\nor say w{where}"
         else:
             where = f"Say w{where}"
         return f"Wanted: {self.layout}. {where}"
@@ -107,7 +100,7 @@ class ClassFolder(FolderSet):
 
     def run(self, out: Path, engine: Engine, **inputs: Any) -> Summary:
         self.check(engine)
-        return index_classes(self.home, out, str(self.home), self.reads, engine)
+        return index_classes(self.home, out, self.reads, engine)
 
 
 def class_files(home: Path) -> list[str]:
@@ -115,8 +108,8 @@ def class_files(home: Path) -> list[str]:
     return [CLASSNAMES, TEMPLATES, NSHARDS, *shard_names(home)]
 
 
-def index_classes(home: Path, out: Path, as_root: str, reads: Sequence[str], engine: Engine) -> Summary:
-    """Write the index of the set in ``home`` into ``out``; its readers find the set as ``as_root``."""
+def index_classes(home: Path, out: Path, reads: Sequence[str], engine: Engine) -> Summary:
+    """Write the index of the set in ``home`` into ``out``."""
     tars, classes, templates = shard_names(home), lines(home / CLASSNAMES), lines(home / TEMPLATES)
     parts = engine.map(partial(_tar_columns, home, tuple(reads)), tars, what=f"index {home.name}")
     columns: Columns = {}
@@ -125,9 +118,9 @@ def index_classes(home: Path, out: Path, as_root: str, reads: Sequence[str], eng
             columns.setdefault(name, []).extend(values)
     _assert_sound(home, columns, len(classes) if "cls" in reads else 0)
     write_columns(out / PICTURES, columns)
-    write_index(out, as_root, len(columns["name"]), listing(home, class_files(home)))
     found = len(columns["name"])
-    facts = {"root": as_root, "classes": len(classes), "templates": len(templates)}
+    write_index(out, home, found, class_files(home))
+    facts = {"root": str(home), "classes": len(classes), "templates": len(templates)}
     return Summary(counts=Counts(total=found, kept=found), facts=facts)
 
 

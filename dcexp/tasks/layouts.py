@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
 from dcexp.artifacts.base import Counts, Summary
-from dcexp.artifacts.evalset import PICTURES, listing, write_columns, write_index
+from dcexp.artifacts.evalset import PICTURES, write_columns, write_index
 from dcexp.engines.base import Engine
 from dcexp.stage import Value
 from dcexp.tasks.evalsets import FolderSet
@@ -95,7 +95,7 @@ class LaidOutSet(FolderSet):
         if not content.samples:
             raise ValueError(f"{layout.root / names[0]}: there is nothing of the test split in it")
         content.write(out)
-        write_index(out, str(layout.root), content.samples, listing(layout.root, names))
+        write_index(out, layout.root, content.samples, names)
         facts = {"root": str(layout.root), "layout": layout.name, "pictures": len(content.spots)}
         counts = Counts(total=content.samples + content.dropped, kept=content.samples, dropped=content.dropped)
         return Summary(counts=counts, facts=facts)

@@ -8,10 +8,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from dcexp.artifacts.listing import text_of
 from dcexp.artifacts.tar import TarReader
 
 IMAGES = ("webp", "png", "jpg", "jpeg")  # in the order in which upstream looks for them
 NSHARDS = "test/nshards.txt"
+NPY, LARGEST = b"\x93NUMPY", 2**63 - 1
 READ = ("cls", "npy", "txt")  # what is read at once, of whatever length; an image only when it is looked at
 
 
@@ -37,7 +39,7 @@ class Sample(NamedTuple):
 
 def shard_names(root: Path) -> list[str]:
     """The tars that ``test/nshards.txt`` speaks of: ``test/0.tar`` to ``test/<n-1>.tar``. Raises ValueError."""
-    text = (root / NSHARDS).read_text().strip()
+    text = text_of(root / NSHARDS).strip()
     if not text.isdecimal() or not 0 < int(text) < 100_000:
         raise ValueError(f"{root / NSHARDS}: wanted the number of tars, got {text[:40]!r}")
     return [f"test/{i}.tar" for i in range(int(text))]
@@ -101,12 +103,13 @@ def label(sample: Sample, tar: Path) -> int:
 
 def integers(sample: Sample, tar: Path) -> list[int]:
     """The vector of integers in the sample's ``.npy``. Raises ValueError; never unpickles."""
-    place = f"{tar}: {sample.name}.npy"
+    place, content = f"{tar}: {sample.name}.npy", sample.members["npy"].content
+    if not content.startswith(NPY):
+        raise ValueError(f"{place}: not a readable array of numbers (it begins with {content[:8]!r})")
     try:
-        vector = np.load(io.BytesIO(sample.members["npy"].content), allow_pickle=False)
-    except (ValueError, EOFError, OSError) as error:
+        vector = np.load(io.BytesIO(content), allow_pickle=False)
+    except Exception as error:  # a damaged header can end in anything from SyntaxError to MemoryError
         raise ValueError(f"{place}: not a readable array of numbers ({error})") from None
-    if not isinstance(vector, np.ndarray) or vector.ndim != 1 or vector.dtype.kind not in "iu":
-        what = f"{vector.dtype} {vector.shape}" if isinstance(vector, np.ndarray) else type(vector).__name__
-        raise ValueError(f"{place}: wanted a vector of integers, got {what}")
+    if vector.ndim != 1 or vector.dtype.kind not in "iu" or (vector > LARGEST).any():
+        raise ValueError(f"{place}: wanted a vector of integers below 2**63, got {vector.dtype} {vector.shape}")
     return [int(value) for value in vector]

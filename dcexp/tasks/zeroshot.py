@@ -5,11 +5,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-from dcexp.artifacts.evalset import ClassSet
+from dcexp.artifacts.evalset import TEMPLATES, ClassSet, EvalSet
 from dcexp.artifacts.pictures import Ints
 from dcexp.artifacts.result import Metrics
 from dcexp.tasks import metrics as measures
 from dcexp.tasks.base import Task
+from dcexp.tasks.prompts import filled
 
 if TYPE_CHECKING:
     from dcexp.tasks.classifier import Answers
@@ -36,7 +37,8 @@ class ZeroShot(Task):
         from dcexp.tasks.classifier import answers, class_columns
         from dcexp.tasks.crops import image_features
 
-        columns = class_columns(clip, evalset.classnames, evalset.templates, self.name)
+        prompts = filled(evalset.root / TEMPLATES, evalset.templates, evalset.classnames)
+        columns = class_columns(clip, prompts, self.name)
         features = image_features(
             clip, evalset, rgb_first=True, half=False, threads=threads, what=self.name, kept=self.crops
         )
@@ -53,8 +55,13 @@ class ZeroShot(Task):
     def facts(self, evalset: ClassSet | None) -> Mapping[str, int]:
         """See :meth:`Task.facts`."""
         classes = len(evalset.classnames) if evalset else self.classes
-        blank = not evalset.templates if evalset else False
-        return {**super().facts(evalset), "classes": classes, "empty lists of templates": blank}
+        return {**super().facts(evalset), "classes": classes}
+
+    def assert_published(self, evalset: EvalSet) -> None:
+        """See :meth:`Task.assert_published`."""
+        super().assert_published(evalset)
+        assert isinstance(evalset, ClassSet)
+        filled(evalset.root / TEMPLATES, evalset.templates, evalset.classnames)
 
     def scores(self, model: str, evalset: ClassSet, threads: int, weights: Path) -> Mapping[str, float]:
         """``top1`` and ``top5`` (with five classes or more) of a file of weights whose training goes on.

@@ -306,6 +306,7 @@ def test_a_signal_is_passed_on_to_the_ranks(cluster, tmp_path):
     assert {path.name for path in tmp_path.glob("*-SIG*")} == {"0-SIGINT", "1-SIGINT"}
 
 
+@pytest.mark.long
 def test_tasks_are_evaluated_on_the_devices_of_a_cluster(cluster, tmp_path, monkeypatch):
     """Ray believes in GPUs that are not there, so the ranks evaluate on the CPU."""
     from dcexp.engines.local import Local

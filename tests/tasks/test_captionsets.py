@@ -66,7 +66,7 @@ def test_every_layout_gives_the_same_images_and_captions(layout, tmp_path, caplo
     assert summary.facts["layout"] == layout and layout in caplog.text
     assert (summary.counts.total, summary.counts.kept) == (len(SET), len(SET))
     made = {p for p in tmp_path.rglob("*") if p.is_file()} - before
-    assert {p.name for p in made} == {"index.json", "pictures.parquet", "captions.parquet"}, "nothing is copied"
+    assert {p.name for p in made} == {"index.json", "place.json", "pictures.parquet", "captions.parquet"}
 
 
 @pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])

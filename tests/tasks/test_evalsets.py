@@ -32,7 +32,7 @@ def indexed(folder, out):
 
 def test_a_folder_is_indexed_and_not_copied(folder, tmp_path):
     evalset, summary = indexed(folder, tmp_path / "out")
-    assert sorted(p.name for p in evalset.path.iterdir()) == ["index.json", "pictures.parquet"]
+    assert sorted(p.name for p in evalset.path.iterdir()) == ["index.json", "pictures.parquet", "place.json"]
     assert evalset.root == folder and evalset.samples == 8
     assert evalset.classnames == list(CLASSES) and evalset.templates == list(TEMPLATES), "empty lines are no classes"
     wanted = [next(v for k, v in s.items() if k != "cls") for s in [*samples(5), *samples(3)]]
@@ -55,8 +55,9 @@ def test_a_missing_folder_is_an_error_with_advice(tmp_path):
     with pytest.raises(FileNotFoundError) as caught:
         ClassFolder(root=str(tmp_path), folder="wds_mnist_test", hub="me/wds_mnist_test").check(ENGINE)
     said = str(caught.value)
-    download = ("python -m dcexp download tasks=", "hf download me/wds_mnist_test --repo-type dataset --local-dir")
-    for words in (str(tmp_path / "wds_mnist_test"), *download, "classnames.txt", "evalsets=DIR"):
+    download = f"python -m dcexp download evalsets={tmp_path} tasks="
+    hub = "hf download me/wds_mnist_test --repo-type dataset --local-dir"
+    for words in (str(tmp_path / "wds_mnist_test"), download, hub, "classnames.txt", "evalsets=DIR"):
         assert words in said
 
 
@@ -145,6 +146,21 @@ def test_workers_change_nothing(tmp_path):
         local(root).run(out, Local(workers=workers))
         found.append((out / "pictures.parquet").read_bytes())
     assert found[0] == found[1]
+
+
+def test_text_files_of_windows_are_read_as_they_are_meant(tmp_path):
+    root = write_set(tmp_path / "wds_zoo_test", [samples(2)])
+    (root / "classnames.txt").write_bytes(b"\xef\xbb\xbfcat\r\n\r\nd\xe2\x80\xa8og\r\n" + b"x\r\n" * 5)
+    (tmp_path / "out").mkdir()
+    local(root).run(tmp_path / "out", ENGINE)
+    assert ClassSet(tmp_path / "out").classnames == ["cat", "d\u2028og", *"xxxxx"]
+
+
+@pytest.mark.parametrize("name", ["classnames.txt", "test/nshards.txt", "zeroshot_classification_templates.txt"])
+def test_text_that_is_not_utf_8_is_named(name, folder, tmp_path):
+    (folder / name).write_bytes("café".encode("latin-1"))
+    with pytest.raises(ValueError, match=rf"{name}: wanted text in UTF-8"):
+        local(folder).run(tmp_path, ENGINE)
 
 
 def test_the_key_follows_where_and_which(folder):

@@ -140,8 +140,12 @@ def test_integers_are_read_in_any_type(dtype, tmp_path):
         (b"", "not a readable array"),
         (npy(np.array([1, 2]))[:-3], "not a readable array"),
         (npy(np.array([print])), "not a readable array .*[Oo]bject arrays cannot"),  # never unpickled
-        (npy(np.array([1.5])), r"wanted a vector of integers, got float64 \(1,\)"),
-        (npy(np.array([[1]])), r"wanted a vector of integers, got int64 \(1, 1\)"),
+        (npy(np.array([1.5])), r"wanted a vector of integers below 2\*\*63, got float64 \(1,\)"),
+        (npy(np.array([[1]])), r"wanted a vector of integers below 2\*\*63, got int64 \(1, 1\)"),
+        (npy(np.array([2**63], np.uint64)), r"wanted a vector of integers below 2\*\*63, got uint64"),
+        (b"PK\x03\x04 a zip", "not a readable array of numbers .it begins with b'PK"),
+        (npy(np.array([1])).replace(b"(1,)", b"(9" + b"9" * 9 + b",)")[:128], "not a readable array"),
+        (npy(np.array([1])).replace(b"{'descr'", b"{'de(cr'"), "not a readable array"),
     ],
 )
 def test_what_is_no_vector_of_integers_is_refused(content, said, tmp_path):

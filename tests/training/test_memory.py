@@ -56,6 +56,7 @@ def test_less_memory_means_more_micro_batches(monkeypatch, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_it_is_found_out_in_a_process_of_its_own_and_on_every_rank(tmp_path):
     before = dict(os.environ)
     assert smallest_accumulation(Local(devices=2), TINY, "fp32", divisors(64), tmp_path) == 1

@@ -19,12 +19,12 @@ import pytest
 import torch
 
 from dcexp.artifacts.checkpoint import Checkpoint
-from dcexp.artifacts.evalset import EvalSet
+from dcexp.artifacts.evalset import ClassSet
 from dcexp.artifacts.shards import Shards
 from dcexp.engines.local import Local
 from dcexp.model import load_model
 from dcexp.stage import Step
-from dcexp.tasks import classifier
+from dcexp.tasks import clip
 from dcexp.tasks.digits import DigitsTestSet
 from dcexp.tasks.zeroshot import ZeroShot
 from dcexp.training.monitor import evaluate
@@ -217,8 +217,8 @@ def test_real_scores_are_those_of_the_task_and_the_model_is_freed(alone, tmp_pat
         models.append(weakref.ref(model))
         return model, transform
 
-    monkeypatch.setattr(classifier, "load_model", loaded)
-    evalset = EvalSet(tmp_path / "evalset")
+    monkeypatch.setattr(clip, "load_model", loaded)
+    evalset = ClassSet(tmp_path / "evalset")
     watch = pickle.loads(pickle.dumps(partial(task.scores, "ViT-tiny-8", evalset, 1)))
     (tmp_path / "epoch_1.pt").symlink_to(alone / "epoch_1.pt")
     evaluate(tmp_path, {1: 7}, {"imagenet": watch})
@@ -229,7 +229,7 @@ def test_real_scores_are_those_of_the_task_and_the_model_is_freed(alone, tmp_pat
     checkpoint.path.mkdir()
     checkpoint.weights.symlink_to(alone / "epoch_1.pt")
     checkpoint.manifest = {"digest": "1", "lineage": {"values": {"scale": {"recipe": {"model": "ViT-tiny-8"}}}}}
-    metrics = task.metrics(checkpoint, evalset, Local(workers=1))
+    metrics = task.measure(clip.load_clip(checkpoint, "parity"), evalset, 1)
     assert line == {
         "step": 6,
         "epoch": 1,

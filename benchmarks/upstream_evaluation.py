@@ -264,8 +264,12 @@ class Questions(Captions):
     def __getitem__(self, index: int) -> Any:
         row = self.rows[index]
         candidates, associated = json.loads(row["candidates"]), json.loads(row["associations"])
-        pixels = torch.stack([self.transform(self.image(f"{name}.jpg")) for name in candidates])
+        pixels = torch.stack([self.transform(image) for image in self.images(candidates)])
+        self.images(candidates)  # the look at the row's texts decodes them again
         return pixels, row["cue"], np.isin(candidates, associated)
+
+    def images(self, names: list[str]) -> list[Any]:
+        return [self.image(f"{name}.jpg") for name in names]
 
 
 def batch_of_captions(items: list[Any]) -> Any:

@@ -6,7 +6,8 @@ is fp32. In the mode ``fast`` both towers run in bfloat16, compiled on a GPU.
 """
 
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from functools import cached_property, lru_cache
 from itertools import islice
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from dcexp.artifacts.checkpoint import Checkpoint
 from dcexp.fp32 import full_fp32
 from dcexp.model import BrokenModelError, load_model, tokenizer
+from dcexp.tasks.ahead import ahead, lone_threads
 from dcexp.tasks.base import Mode
 
 if TYPE_CHECKING:
@@ -27,9 +29,10 @@ log = logging.getLogger(__name__)
 PROMPTS = (
     128  # in one forward pass of the text tower: always as many, so that a text's features do not depend on others
 )
-IMAGES = 256  # in one forward pass of the image tower
+IMAGES = {"cuda": 256, "cpu": 64}  # in one forward pass of the image tower
 
 T = TypeVar("T")
+U = TypeVar("U")
 
 
 class Clip:
@@ -52,6 +55,11 @@ class Clip:
         self._rows: dict[str, int] = {}
         self._features: list[Tensor] = []
         self._drift: dict[str, float] = {}
+
+    @property
+    def batch(self) -> int:
+        """Images in one forward pass; the last of a set are fewer."""
+        return IMAGES[self.device]
 
     @cached_property
     def crop_shape(self) -> tuple[int, int, int]:
@@ -80,18 +88,33 @@ class Clip:
         Raises ValueError for features that are not finite.
         """
         import torch
-        from torch.nn.functional import normalize
 
         new = [text for text in dict.fromkeys(prompts) if text not in self._rows]
-        with torch.inference_mode(), full_fp32():
-            for texts in chunks(shown(new, f"{what}: prompts", len(new)), PROMPTS):
-                tokens = self._tokenize([*texts, *[texts[-1]] * (PROMPTS - len(texts))]).to(self.device)
-                with self._autocast(half=True):
-                    found = self._encode_text(tokens)
-                self._features.append(normalize(self._finite(found[: len(texts)].float(), "texts"), dim=-1))
-                self._rows.update({text: len(self._rows) + i for i, text in enumerate(texts)})
-            self._features = [torch.cat(self._features)]
-            return self._features[0][[self._rows[text] for text in prompts]]
+        filled = chunks(new + new[-1:] * (-len(new) % PROMPTS), PROMPTS)
+        with lone_threads(0) as pool:
+            found = self.each(pool, self._text_features, map(self._tokenize, filled))
+            count = -(-len(new) // PROMPTS)
+            features = torch.cat([*self._features, *shown(found, f"{what}: prompts", count)])
+        self._rows.update({text: len(self._rows) + i for i, text in enumerate(new)})
+        self._features = [features[: len(self._rows)]]
+        return self._features[0][[self._rows[text] for text in prompts]]
+
+    def _text_features(self, tokens: "Tensor") -> "Tensor":
+        import torch
+        from torch.nn.functional import normalize
+
+        with torch.inference_mode(), self._autocast(half=True):
+            found = self._encode_text(tokens.to(self.device)).float()
+        with torch.inference_mode():
+            return normalize(self._finite(found, "texts"), dim=-1)
+
+    def each(self, pool: ThreadPoolExecutor, work: Callable[[T], U], items: Iterable[T]) -> Iterator[U]:
+        """``work`` of each item, in order: a GPU does one after the other, a CPU as many as ``pool`` has threads."""
+        with full_fp32():
+            if self.device == "cuda":
+                yield from map(work, items)
+            else:
+                yield from ahead(pool, work, items, 2 * pool._max_workers)
 
     def images(self, crops: "Tensor", half: bool) -> "Tensor":
         """Features of uint8 ``crops`` [n, height, width, 3], normalised, fp32 [n, width] on the device.
@@ -101,7 +124,7 @@ class Clip:
         import torch
         from torch.nn.functional import normalize
 
-        with torch.inference_mode(), full_fp32():
+        with torch.inference_mode():
             pixels = self._normalize(self._whole_batch(crops).to(self.device))
             with self._autocast(half):
                 found = self._encode_image(pixels)[: len(crops)]
@@ -122,8 +145,8 @@ class Clip:
         return {"drift": drift} if drift else {}
 
     def _whole_batch(self, crops: "Tensor") -> "Tensor":
-        """In the mode ``fast``, ``crops`` and so many repeats that what was compiled for ``IMAGES`` fits."""
-        missing = IMAGES - len(crops) if self.mode == "fast" else 0
+        """Where a batch of one size was compiled for, ``crops`` and so many repeats."""
+        missing = self.batch - len(crops) if (self.mode, self.device) == ("fast", "cuda") else 0
         return crops[[*range(len(crops)), *[0] * missing]] if missing else crops
 
     def _autocast(self, half: bool) -> AbstractContextManager[Any]:

@@ -2,20 +2,20 @@
 
 import hashlib
 import json
-import os
-from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from dcexp.artifacts.evalset import EvalSet
-from dcexp.tasks.clip import IMAGES, Clip, shown
+from dcexp.tasks.ahead import ahead, lone_threads
+from dcexp.tasks.clip import Clip, chunks, shown
 from dcexp.tasks.kept import Crops, Keeper, kept_crops
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
     from torch import Tensor
 
 AT_ONCE = 16  # images that a thread prepares in one go
@@ -32,47 +32,33 @@ def image_features(
     """
     import torch
 
-    batches = _batches(clip, evalset, rgb_first, threads, kept)
-    count = -(-len(evalset.pictures) // IMAGES)
-    return torch.cat([clip.images(torch.from_numpy(crops), half) for crops in shown(batches, what, count)])
+    count = -(-len(evalset.pictures) // clip.batch)
+    with lone_threads(threads) as pool:
+        batches = _batches(clip, evalset, rgb_first, pool, kept)
+        found = clip.each(pool, lambda crops: clip.images(torch.from_numpy(crops), half), batches)
+        return torch.cat(list(shown(found, what, count)))
 
 
-def _batches(clip: Clip, evalset: EvalSet, rgb_first: bool, threads: int, kept: str) -> Iterator[Crops]:
-    """Crops of ``IMAGES`` pictures at a time, uint8 [n, height, width, 3]; the last are fewer."""
+def _batches(clip: Clip, evalset: EvalSet, rgb_first: bool, pool: ThreadPoolExecutor, kept: str) -> Iterator[Crops]:
+    """Crops of ``clip.batch`` pictures at a time, uint8 [n, height, width, 3]; the last are fewer."""
     path = _path(kept, clip, evalset, rgb_first) if kept else None
     if path and path.exists():
-        yield from kept_crops(path, len(evalset.pictures), clip.crop_shape, IMAGES)
+        yield from kept_crops(path, len(evalset.pictures), clip.crop_shape, clip.batch)
         return
-    waiting: list[Crops] = []
-    with Keeper(path) as keeper:
-        for some in _prepared(clip, evalset, rgb_first, threads):
-            waiting.append(some)
-            if sum(map(len, waiting)) == IMAGES:
-                yield keeper.kept(np.concatenate(waiting))
-                waiting = []
-        if waiting:
-            yield keeper.kept(np.concatenate(waiting))
-
-
-def _prepared(clip: Clip, evalset: EvalSet, rgb_first: bool, threads: int) -> Iterator[Crops]:
-    """Crops in order, ``AT_ONCE`` at a time, prepared by threads (Pillow lets go of the interpreter) a little ahead."""
     pictures = evalset.pictures
 
     def prepare(first: int) -> Crops:
         images = (pictures.image(i) for i in range(first, min(first + AT_ONCE, len(pictures))))
-        return np.stack([clip.crop(image.convert("RGB") if rgb_first else image) for image in images])
+        return np.stack([clip.crop(_rgb(image) if rgb_first else image) for image in images])
 
-    waiting: deque[Future[Crops]] = deque()
-    with ThreadPoolExecutor(threads or os.cpu_count() or 1) as pool:
-        try:
-            for first in range(0, len(pictures), AT_ONCE):
-                waiting.append(pool.submit(prepare, first))
-                if len(waiting) > 2 * IMAGES // AT_ONCE:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-        finally:
-            pool.shutdown(cancel_futures=True)
+    prepared = ahead(pool, prepare, range(0, len(pictures), AT_ONCE), 2 * clip.batch // AT_ONCE)
+    with Keeper(path) as keeper:
+        for some in chunks(prepared, clip.batch // AT_ONCE):
+            yield keeper.kept(np.concatenate(some))
+
+
+def _rgb(image: "Image") -> "Image":
+    return image if image.mode == "RGB" else image.convert("RGB")  # which would copy it
 
 
 def _path(kept: str, clip: Clip, evalset: EvalSet, rgb_first: bool) -> Path:

@@ -188,6 +188,7 @@ def test_killed_while_selecting_then_the_same_command_gives_the_same_artifact(ki
         assert digests(tmp_path, made) == digests(small_house, made)
 
 
+@pytest.mark.long
 def test_killed_while_training_then_the_same_command_gives_the_same_weights(house, tmp_path):
     (tmp_path / "outputs").mkdir()
     subprocess.run(["cp", "-r", house / "outputs/store", tmp_path / "outputs/store"], check=True)

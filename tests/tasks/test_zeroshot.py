@@ -144,7 +144,7 @@ def test_more_images_than_one_batch_and_than_are_read_ahead_come_in_order(traine
 
     root = write_set(tmp_path / "wds_zoo_test", [samples(40), samples(21, seed=5)])
     _, whole = evaluate(root, 61, trained, tmp_path)
-    monkeypatch.setattr(crops, "IMAGES", 4)
+    monkeypatch.setattr("dcexp.tasks.clip.IMAGES", {"cpu": 4, "cuda": 4})
     monkeypatch.setattr(crops, "AT_ONCE", 2)
     monkeypatch.setattr(classifier, "ROWS", 7)
     monkeypatch.setattr("dcexp.tasks.clip.PROMPTS", 2)

@@ -191,6 +191,7 @@ def test_killed_while_it_looks_and_gone_on(alone, shards, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_of_two_ranks_the_first_looks(shards, tmp_path):
     watched = trained(TRAIN.watched({"zoo": scores}), tmp_path / "watched", shards, devices=2)
     assert_same(watched, trained(TRAIN, tmp_path / "alone", shards, devices=2))

@@ -126,8 +126,8 @@ for tar in Path(sys.argv[2], 'test').glob('*.tar'):
 print(right / count)
 """
     checkpoint = only(house, "outputs/store/checkpoint/*/epoch_latest.pt")
-    index = only(house, "outputs/store/evalset/*/index.json")
-    root = index.parent / json.loads(index.read_text())["root"]
+    place = only(house, "outputs/store/evalset/*/place.json")
+    root = place.parent / json.loads(place.read_text())["root"]
     command = [sys.executable, "-c", code, checkpoint, root, "classnames.txt", "zeroshot_classification_templates.txt"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=REPOSITORY, check=False)
     assert done.returncode == 0, done.stderr

@@ -1,10 +1,11 @@
-"""Threads that work a little ahead: results in the order of the items, however many threads there are."""
+"""Threads that work a little ahead, with results in the order of the items; progress that is shown; chunks."""
 
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from itertools import islice
 from typing import TypeVar
 
 In = TypeVar("In")
@@ -40,3 +41,20 @@ def lone_threads(count: int) -> Iterator[ThreadPoolExecutor]:
             yield pool
     finally:
         torch.set_num_threads(before)  # new threads would take over what was set last
+
+
+def shown(items: Iterable[In], what: str, total: int) -> Iterable[In]:
+    """``items``, with a progress bar where somebody is looking."""
+    from rich.console import Console
+    from rich.progress import track
+
+    console = Console(stderr=True)
+    hidden = not console.is_terminal
+    return track(items, description=what, total=total, transient=True, console=console, disable=hidden)
+
+
+def chunks(items: Iterable[In], size: int) -> Iterator[list[In]]:
+    """``items`` in lists of ``size``; the last may be shorter."""
+    rest = iter(items)
+    while chunk := list(islice(rest, size)):
+        yield chunk

@@ -9,15 +9,14 @@ import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
-from functools import cached_property, lru_cache
-from itertools import islice
+from functools import cached_property, lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from dcexp.artifacts.checkpoint import Checkpoint
 from dcexp.fp32 import full_fp32
 from dcexp.model import BrokenModelError, load_model, tokenizer
-from dcexp.tasks.ahead import ahead, lone_threads
+from dcexp.tasks.ahead import ahead, chunks, lone_threads, shown
 from dcexp.tasks.base import Mode
 
 if TYPE_CHECKING:
@@ -92,21 +91,26 @@ class Clip:
         new = [text for text in dict.fromkeys(prompts) if text not in self._rows]
         filled = chunks(new + new[-1:] * (-len(new) % PROMPTS), PROMPTS)
         with lone_threads(0) as pool:
-            found = self.each(pool, self._text_features, map(self._tokenize, filled))
+            found = self.each(pool, partial(self.captions, half=True), map(self.tokens, filled))
             count = -(-len(new) // PROMPTS)
             features = torch.cat([*self._features, *shown(found, f"{what}: prompts", count)])
         self._rows.update({text: len(self._rows) + i for i, text in enumerate(new)})
         self._features = [features[: len(self._rows)]]
         return self._features[0][[self._rows[text] for text in prompts]]
 
-    def _text_features(self, tokens: "Tensor") -> "Tensor":
+    def tokens(self, texts: Sequence[str]) -> "Tensor":
+        """The token ids of texts, int64 [texts, context length]."""
+        return self._tokenize(list(texts))
+
+    def captions(self, tokens: "Tensor", half: bool) -> "Tensor":
+        """Features of tokenised texts in one forward pass; otherwise as :meth:`images`."""
         import torch
         from torch.nn.functional import normalize
 
-        with torch.inference_mode(), self._autocast(half=True):
-            found = self._encode_text(tokens.to(self.device)).float()
         with torch.inference_mode():
-            return normalize(self._finite(found, "texts"), dim=-1)
+            with self._autocast(half):
+                found = self._encode_text(tokens.to(self.device))
+            return normalize(self._finite(found.float(), "texts"), dim=-1)
 
     def each(self, pool: ThreadPoolExecutor, work: Callable[[T], U], items: Iterable[T]) -> Iterator[U]:
         """``work`` of each item, in order: a GPU does one after the other, a CPU as many as ``pool`` has threads."""
@@ -179,20 +183,3 @@ def _as_it_is(function: T) -> T:
 def forget() -> None:
     """Let go of the model that was loaded, and of the memory it has."""
     _loaded.cache_clear()
-
-
-def shown(items: Iterable[T], what: str, total: int) -> Iterable[T]:
-    """``items``, with a progress bar where somebody is looking."""
-    from rich.console import Console
-    from rich.progress import track
-
-    console = Console(stderr=True)
-    hidden = not console.is_terminal
-    return track(items, description=what, total=total, transient=True, console=console, disable=hidden)
-
-
-def chunks(items: Iterable[T], size: int) -> Iterator[list[T]]:
-    """``items`` in lists of ``size``; the last may be shorter."""
-    rest = iter(items)
-    while chunk := list(islice(rest, size)):
-        yield chunk

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from dcexp.artifacts.evalset import EvalSet
-from dcexp.tasks.ahead import ahead, lone_threads
-from dcexp.tasks.clip import Clip, chunks, shown
+from dcexp.tasks.ahead import ahead, chunks, lone_threads, shown
+from dcexp.tasks.clip import Clip
 from dcexp.tasks.kept import Crops, Keeper, kept_crops
 
 if TYPE_CHECKING:

@@ -1,7 +1,6 @@
 """Models that were not trained here: any checkpoint of open_clip, as a step that tasks can be applied to."""
 
 import difflib
-import hashlib
 import logging
 import zipfile
 from dataclasses import dataclass, field
@@ -9,7 +8,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from dcexp.artifacts.base import INDEX, Artifact, Counts, Summary
-from dcexp.artifacts.files import write_json
+from dcexp.artifacts.files import content_digest, write_json
 from dcexp.artifacts.pretrained import Pretrained
 from dcexp.engines.base import Engine
 from dcexp.model import model_names
@@ -66,13 +65,16 @@ class Model(Stage):
 
     def run(self, out: Path, engine: Engine, **values: Any) -> Summary:
         self.check(engine)
+        known = self.identity()
+        write_json(out / INDEX, known)
+        return Summary(counts=Counts(total=0, kept=0), facts={"model": self.model, "sha256": known["sha256"]})
+
+    def identity(self) -> dict[str, str]:
+        """``weights`` (an absolute path, or the tag), ``model``, and the ``sha256`` of the file of weights."""
         path = Path(self.checkpoint).expanduser().resolve()
         weights = str(path) if path.is_file() else self.checkpoint
         file = path if path.is_file() else self._downloaded()
-        with file.open("rb") as content:
-            sha256 = hashlib.file_digest(content, "sha256").hexdigest()
-        write_json(out / INDEX, {"weights": weights, "model": self.model, "sha256": sha256})
-        return Summary(counts=Counts(total=0, kept=0), facts={"model": self.model, "sha256": sha256})
+        return {"weights": weights, "model": self.model, "sha256": content_digest(file)}
 
     def _downloaded(self) -> Path:
         import open_clip

@@ -116,6 +116,7 @@ def test_pixels_and_columns_equal_the_reference(trained, tmp_path):
     import torch
     from PIL import Image
 
+    from dcexp.tasks.ahead import lone_threads
     from dcexp.tasks.classifier import class_columns
     from dcexp.tasks.clip import Clip
     from dcexp.tasks.crops import _batches
@@ -124,7 +125,8 @@ def test_pixels_and_columns_equal_the_reference(trained, tmp_path):
     root = write_set(tmp_path / "wds_zoo_test", [shard])
     clip = Clip(trained.weights, MODEL, "parity")
     evalset = evalset_of(task_on(root, 14), tmp_path / "evalset")
-    (crops,) = _batches(clip, evalset, rgb_first=True, threads=2, kept="")
+    with lone_threads(2) as pool:
+        (crops,) = _batches(clip, evalset, True, pool, "")
     assert crops.dtype == np.uint8 and crops.shape == (14, *clip.crop_shape)
     for pixels, sample in zip(clip._normalize(torch.from_numpy(crops).to(clip.device)).cpu(), shard, strict=True):
         image = Image.open(io.BytesIO(next(v for k, v in sample.items() if k != "cls")))

@@ -19,6 +19,7 @@ VERBS = {
     "run": "select, reshard, train and evaluate what the words describe (the default verb)",
     "plan": "show every step of that run, what is there already and what it would cost",
     "evaluate": "evaluate any checkpoint of open_clip: checkpoint=FILE model=ViT-B-32",
+    "score": "features and CLIP scores for tars of your own: checkpoint=FILE model=ViT-B-32 shards=DIR out=DIR",
     "download": "get the evaluation sets of tasks",
     "verify": "check every artifact of that run against its manifest",
     "leaderboard": "compare all runs of the store",
@@ -109,9 +110,8 @@ def _compose_and_call(verb: str, words: list[str]) -> None:
         refuse_shadowed_scales()
         refuse_mixed_up_sweeps(cfg)
         logging.captureWarnings(True)
-        request = instantiate(cfg)
         command: Callable[[Any], None] = getattr(commands, verb)
-        command(request)
+        command(instantiate(cfg))
 
     hydra.main(version_base="1.3", config_path=str(CONF), config_name=verb)(call)()
 

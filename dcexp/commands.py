@@ -18,6 +18,8 @@ from dcexp.evaluation import evaluate as evaluated
 from dcexp.leaderboard import Request, boards
 from dcexp.pipeline import Run, execute, missing
 from dcexp.pipeline import plan as steps_of
+from dcexp.scoring.request import Request as Scoring
+from dcexp.scoring.request import score as scored
 from dcexp.stage import Step
 from dcexp.tasks.datacomp import DEFINITION, SCORED
 from dcexp.verification import verify as findings_of
@@ -114,6 +116,13 @@ def download(request: Download) -> None:
     for set_ in downloaded(request):
         what = f"{set_.files} files, {set_.came} just fetched, {set_.bytes / 1e6:,.1f} MB"
         print(f"{set_.origin.folder}: {what} ({set_.origin.repo} at {set_.commit[:7]})")
+
+
+def score(request: Scoring) -> None:
+    """Score the tars of one's own, and say how the outcome becomes a pool."""
+    summary = scored(request)
+    print(f"score: {summary.counts}")
+    print(f"as a pool: source=webdataset source.root={request.shards} source.scored={request.out}")
 
 
 def verify(request: Run) -> None:

@@ -15,7 +15,7 @@ LAYERS = [
     {"store"},
     {"sources", "filters", "reshard", "training", "tasks"},
     {"part", "checks"},
-    {"evaluation"},
+    {"evaluation", "scoring"},
     {"pipeline"},
     {"leaderboard", "verification", "download"},
     {"commands"},

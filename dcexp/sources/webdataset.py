@@ -14,7 +14,7 @@ from dcexp.artifacts.tar import TarReader
 from dcexp.engines.base import Engine
 from dcexp.sources.base import Source
 from dcexp.sources.commonpool import listing_of
-from dcexp.sources.index import write_index
+from dcexp.sources.index import named, write_index
 from dcexp.stage import Step
 
 log = logging.getLogger(__name__)
@@ -24,7 +24,8 @@ log = logging.getLogger(__name__)
 class WebDataset(Source):
     """The tars in the folder ``root``, a path or a URL.
 
-    They stay where they are; metadata are made from what is in them.
+    They stay where they are; metadata are made from what is in them, or are those in the folder ``scored`` where
+    ``python -m dcexp score`` has written them, with features.
 
     Columns: ``uid`` (see :func:`dcexp.artifacts.samples.uid_of`), ``text`` (the txt member, else ``caption`` of the
     json), ``original_width`` and ``original_height`` (from the json, pixels; null where it does not say). The data
@@ -32,15 +33,25 @@ class WebDataset(Source):
     """
 
     root: str = field(compare=False)
+    scored: str = field(default="", compare=False)
 
     def step(self) -> Step:
         """The step, with the absolute place and the listing; tars that are not there yet are listed as missing."""
         tars = listing_of(self._root, (".tar",), sizes=True)
-        return Step(self, {"folder": self._root, "listing": tars or "missing"})
+        return Step(self, {"folder": self._root, "listing": tars or "missing", **self._scored_step()})
+
+    def _scored_step(self) -> dict[str, str]:
+        if not self.scored:
+            return {}
+        listing = listing_of(str(self._metadata), (".parquet", ".npz"), sizes=True)
+        return {"scored": str(self._metadata.parent), "scores": listing or "missing"}
 
     def check(self, engine: Engine, **values: str) -> None:
-        """Raise FileNotFoundError when there are no tars, ValueError when the folder is a pool with metadata."""
-        for pool in (self._root, self._root.rpartition("/")[0]):
+        """Raise FileNotFoundError when there are no tars, ValueError when the folder is a pool with metadata.
+
+        Raises ValueError, too, when ``scored`` does not hold the metadata of just these tars.
+        """
+        for pool in () if self.scored else (self._root, self._root.rpartition("/")[0]):
             if listed(below(pool, "metadata"), ".parquet"):
                 raise ValueError(f"{pool} has metadata beside its shards: source=commonpool source.root={pool}")
         if not listed(self._root, ".tar"):
@@ -49,11 +60,29 @@ class WebDataset(Source):
             raise FileNotFoundError(
                 f"source.root={self.root}: {self._root} {wrong}; wanted a folder of webdataset tars"
             )
+        if self.scored:
+            self._check_scored()
 
-    def run(self, out: Path, engine: Engine, *, folder: str = "", listing: str = "") -> Summary:
-        """Write one metadata file per tar into ``out/metadata``, and the index of the pool into ``out``."""
+    def _check_scored(self) -> None:
+        wanted = {name.removesuffix(".tar") for name in listed(self._root, ".tar")}
+        found = {path.stem for path in named(self._metadata, ".parquet")}
+        if wanted != found:
+            raise ValueError(
+                f"source.scored={self.scored}: {len(wanted - found)} of the {len(wanted)} tars in {self._root} have no "
+                f"metadata in {self._metadata}, and {len(found - wanted)} files there are of other tars. Score all of "
+                f"them first: python -m dcexp score shards={self.root} out={self.scored} …"
+            )
+
+    def run(self, out: Path, engine: Engine, *, folder: str = "", listing: str = "", **scored: str) -> Summary:
+        """Write one metadata file per tar into ``out/metadata``, and the index of the pool into ``out``.
+
+        With ``scored``, the index alone is written.
+        """
         self.check(engine)
         tars = [below(self._root, name) for name in listed(self._root, ".tar")]
+        if self.scored:
+            root = self._metadata.parent
+            return write_index(out, engine, folder=self._metadata, root=str(root), shards=tars, derived_uids=True)
         tallies = list(engine.map(partial(_describe, out / "metadata"), tars, what="read the tars"))
         damaged = {name_of(tar): damage for tar, (_, damage) in zip(tars, tallies, strict=True) if damage}
         for name, damage in damaged.items():
@@ -68,30 +97,40 @@ class WebDataset(Source):
     def _root(self) -> str:
         return absolute(self.root)
 
+    @property
+    def _metadata(self) -> Path:
+        return Path(self.scored).expanduser().resolve() / "metadata"
+
 
 def _describe(folder: Path, tar: str) -> tuple[int, str]:
     """Write the metadata of one tar. Returns the number of unreadable samples, and what is wrong with the tar."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    schema = pa.schema(
-        {"uid": pa.string(), "text": pa.string(), "original_width": pa.int64(), "original_height": pa.int64()}
-    )
     rows: list[dict[str, Any]] = []
     corrupt = 0
     with TarReader(tar) as reader:
         for sample in samples_of(reader.walk()):
             try:
-                rows.append(_row(reader, name_of(tar), sample))
+                rows.append(row_of(reader, name_of(tar), sample, read_json(reader, sample)))
             except UnreadableSampleError:
                 corrupt += 1
     with whole_file(folder / f"{name_of(tar).removesuffix('.tar')}.parquet") as file:
-        pq.write_table(pa.Table.from_pylist(rows, schema), file)
+        pq.write_table(pa.Table.from_pylist(rows, schema()), file)
     return corrupt + bool(reader.damage), reader.damage
 
 
-def _row(reader: TarReader, tar_name: str, sample: Sample) -> dict[str, Any]:
-    info = read_json(reader, sample)
+def schema() -> Any:
+    """The columns that every sample has, as pyarrow's schema."""
+    import pyarrow as pa
+
+    return pa.schema(
+        {"uid": pa.string(), "text": pa.string(), "original_width": pa.int64(), "original_height": pa.int64()}
+    )
+
+
+def row_of(reader: TarReader, tar_name: str, sample: Sample, info: dict[str, Any]) -> dict[str, Any]:
+    """The values of these columns for a sample whose json says ``info``. Raises UnreadableSampleError."""
     return {
         "uid": uid_of(info, tar_name, sample.key, derived=True).hex(),
         "text": _text(reader, sample, info),

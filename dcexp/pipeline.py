@@ -15,7 +15,7 @@ from dcexp.assets import Assets
 from dcexp.checks import check_all, rebuilt
 from dcexp.engines.base import Engine
 from dcexp.evaluation import TasksFailedError, results
-from dcexp.filters.base import Filter
+from dcexp.filters.base import BESIDE, Filter
 from dcexp.part import Part
 from dcexp.reshard.base import Reshard
 from dcexp.reshard.mixture import Mixture
@@ -31,7 +31,7 @@ from dcexp.typecheck import check_types
 
 log = logging.getLogger(__name__)
 
-KINDS = ("pool", "subset", "locations", "shards", "checkpoint", "evalset", "result", "scores", "centroids", "clusters")
+KINDS = ("pool", "subset", "locations", "shards", "checkpoint", "evalset", "result", *BESIDE)
 Until = Literal["pool", "subset", "shards", "checkpoint", "results"]
 
 

@@ -32,9 +32,15 @@ class UidFile:
 
     def slice(self, edges: Range) -> Uids:
         """The uids of one range."""
+        first, last = self.span(edges)
+        with self.path.open("rb", buffering=0) as file:
+            return self._read(file.fileno(), first, last - first)
+
+    def span(self, edges: Range) -> tuple[int, int]:
+        """Where the uids of one range begin and end."""
         with self.path.open("rb", buffering=0) as file:
             first, last = (self._below(file.fileno(), edge) for edge in edges)
-            return self._read(file.fileno(), first, last - first)
+        return first, last
 
     def sample(self, start: int, step: int) -> npt.NDArray[np.uint64]:
         """The first half of every ``step``-th uid from one on."""

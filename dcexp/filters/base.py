@@ -20,6 +20,8 @@ from dcexp.stage import Stage, Step
 
 FractionOf = Literal["pool", "input"]
 
+BESIDE = ("scores", "centroids", "clusters", "moment")  # kinds of artifacts that filters need, beside pool and subsets
+
 
 @dataclass(frozen=True, kw_only=True)
 class Filter(Stage):

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dcexp.artifacts.pool import REMEDY, DamagedError
-from dcexp.filters.rows import Rows
+from dcexp.filters.rows import Mask, Rows
 
 Features = npt.NDArray[np.floating]
 
@@ -19,6 +19,7 @@ NAME = "image_features"  # what upstream calls the array where a file can hold s
 SUFFIXES = (".npy", ".npz", ".pt")
 FORMATS = ".npy, .npz or .pt (torch.save of a tensor, a numpy array, or a dict that has image_features)"
 CHECKED = 1 << 14  # rows that are looked through at once
+SHORTEST = 1e-12  # what is shorter torch does not bring to length 1
 
 
 def read_features(path: Path) -> Features:
@@ -141,8 +142,17 @@ class _OnlyNumpy(pickle.Unpickler):
 def features_of(rows: Rows, name: str, width: int, whose: str) -> Features:
     """The features ``name`` of some rows, shape (len(rows), width).
 
-    Raises ValueError when they are of another width than ``whose``, DamagedError when the file beside the metadata
-    no longer has a row for each of theirs.
+    Raises ValueError when they are of another width than ``whose``, DamagedError as :func:`whole_features`.
+    """
+    features = whole_features(rows, name)
+    same_width(features.shape[1], f"{rows.part.npz}: {name!r}", width, whose)
+    return features
+
+
+def whole_features(rows: Rows, name: str) -> Features:
+    """The features ``name`` of some rows, shape (len(rows), width), of whatever width.
+
+    Raises DamagedError when the file beside the metadata no longer has a row for each of theirs.
     """
     features = rows.part.features(name)
     if features.shape[:1] != (rows.part.rows,) or features.ndim != 2 or features.dtype.kind != "f":
@@ -150,8 +160,17 @@ def features_of(rows: Rows, name: str, width: int, whose: str) -> Features:
             f"{rows.part.npz}: {name!r} has shape {features.shape} and {features.dtype}; wanted floating-point "
             f"numbers, one row for each of the {rows.part.rows} of {Path(rows.part.parquet).name}. {REMEDY}"
         )
-    same_width(features.shape[1], f"{rows.part.npz}: {name!r}", width, whose)
     return rows.of_part(features)
+
+
+def have_direction(features: Features) -> Mask:
+    """True for the rows that can be brought to length 1 in float32: no NaN or infinity, and not all zeros."""
+    mask = np.empty(len(features), dtype=bool)
+    for start in range(0, len(features), CHECKED):
+        with np.errstate(over="ignore", invalid="ignore"):
+            lengths = np.linalg.norm(features[start : start + CHECKED].astype(np.float32), axis=1)
+        mask[start : start + CHECKED] = np.isfinite(lengths) & (lengths > SHORTEST)
+    return mask
 
 
 def same_width(width: int, what: str, other_width: int, other: str) -> None:

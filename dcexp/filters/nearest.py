@@ -43,16 +43,16 @@ def _best(features: Features, targets: Features, *, cosine: bool) -> tuple[npt.N
     import torch
 
     _fit(features, targets)
-    device = _device()
+    device = compute_device()
     rows, columns, stay = BLOCKS[device.type]
     values, ids = np.empty(len(features), np.float32), np.empty(len(features), np.int64)
     few = 4 * targets.size <= stay
     with torch.inference_mode(), full_fp32():
-        kept = list(_blocks(targets, columns, device, cosine)) if few else None
-        for start, block in _blocks(features, rows, device, cosine):
+        kept = list(blocks_of(targets, columns, device, cosine)) if few else None
+        for start, block in blocks_of(features, rows, device, cosine):
             best = torch.full((len(block),), -torch.inf, device=device)
             place = torch.full((len(block),), NONE, device=device)
-            for first, others in kept or _blocks(targets, columns, device, cosine):
+            for first, others in kept or blocks_of(targets, columns, device, cosine):
                 high, at = (block @ others.T).max(dim=1)
                 better = high > best  # strictly: of equal ones the first stays
                 best, place = torch.where(better, high, best), torch.where(better, at + first, place)
@@ -63,7 +63,7 @@ def _best(features: Features, targets: Features, *, cosine: bool) -> tuple[npt.N
     return values, ids
 
 
-def _blocks(array: Features, size: int, device: Any, cosine: bool) -> Iterator[tuple[int, Any]]:
+def blocks_of(array: Features, size: int, device: Any, cosine: bool) -> Iterator[tuple[int, Any]]:
     """The array piece by piece, float32 on the device, with where each piece begins."""
     import torch
     from torch.nn.functional import normalize
@@ -75,7 +75,7 @@ def _blocks(array: Features, size: int, device: Any, cosine: bool) -> Iterator[t
         yield start, normalize(tensor, dim=1) if cosine else tensor
 
 
-def _device() -> Any:
+def compute_device() -> Any:
     """A GPU where there is one; several processes share several GPUs evenly."""
     import torch
 

@@ -15,15 +15,16 @@ from tests.pools import ONE, hex_uids, write_parquet
 class Images:
     """A pool of metadata and features without shards; its rows as plain Python."""
 
-    def __init__(self, root, parts, **columns):
-        """``parts`` are arrays of features, ``columns`` lists of values over all rows."""
+    def __init__(self, root, parts, texts=(), **columns):
+        """``parts`` are arrays of features, ``texts`` those of captions, ``columns`` lists of values over all rows."""
         self.root, self.uids, start = Path(root), [], 0
         columns = {name: pa.array(values) for name, values in columns.items()}  # the same type in every part
         for number, features in enumerate(parts):
             uids, stop = hex_uids(len(features), seed=(number + 1) * 1000), start + len(features)
             own = {name: values[start:stop] for name, values in columns.items()}
             write_parquet(self.root / "pool" / "metadata" / f"{number:04d}.parquet", uids, **own)
-            np.savez(self.root / "pool" / "metadata" / f"{number:04d}.npz", l14_img=features)
+            more = {"l14_txt": texts[number]} if len(texts) else {}
+            np.savez(self.root / "pool" / "metadata" / f"{number:04d}.npz", l14_img=features, **more)
             self.uids += uids
             start = stop
         self.features = np.concatenate(parts)

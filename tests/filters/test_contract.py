@@ -5,6 +5,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
+import yaml
 
 from dcexp.artifacts import files
 from dcexp.artifacts.subset import EXAMPLES, SUBSET
@@ -18,7 +19,7 @@ from tests.pools import sample, write_tar
 from tests.test_conf import REQUIRED, composed
 
 OPTIONS = sorted(path.stem for path in (CONF / "filter").glob("*.yaml"))
-MAY_REPEAT = {"image_based_sampling", "text_based_sampling", "sample", "sum", "repeat"}
+MAY_REPEAT = {"image_based_sampling", "text_based_sampling", "sample", "soft_cap", "m_flyt", "sum", "repeat"}
 SCORE = "clip_l14_similarity_score"
 CLUSTERS = ("centroids={root}/centroids.npy", "target={root}/target.npy")
 WORDS = {  # what an option needs to run on this pool
@@ -27,12 +28,22 @@ WORDS = {  # what an option needs to run on this pool
     "image_based_and_clip_score": [f"filter.of.image_based.of.in_clusters.{word}" for word in CLUSTERS],
     "image_based_sampling": [f"filter.{word}" for word in CLUSTERS],
     "imagenet_distance": ["filter.target={root}/target.npy"],
+    "norm_sim": ["filter.target={root}/target.npy"],
     "near_duplicates": ["filter.subvectors=4"],
     "uids": ["filter.path={root}/list.txt"],
+    "fusion": [f"filter.score.weights={{{{{SCORE}: 1, clip_b32_similarity_score: 0.5}}}}"],
+    "soft_cap": [f"filter.score.column={SCORE}", "filter.batch=10"],
+    "m_flyt": ["filter.score.table={root}/m_flyt.csv", "filter.batch=10"],
+    "imported": ["filter.score.table={root}/scores.csv"],
     "sample": [f"filter.score.column={SCORE}"],
     "top_fraction": [f"filter.score.column={SCORE}"],
     "threshold": [f"filter.score.column={SCORE}", "filter.threshold=0.5"],
 }
+
+
+def weighed_columns():
+    """The columns that M-FLYT weighs."""
+    return list(yaml.safe_load((CONF / "filter" / "m_flyt.yaml").read_text())["score"]["weights"])
 
 
 class Contract:
@@ -43,6 +54,14 @@ class Contract:
         uids = [row["uid"] for row in self.pool.rows]
         write_tar(root / "pool" / "shards" / "0.tar", [sample(uid) for uid in uids[::3] + uids[1::3]])
         (root / "list.txt").write_text("\n".join(uids[:30]))
+        lines = [f"{uid},{number % 40}" for number, uid in enumerate(dict.fromkeys(uids))]
+        (root / "scores.csv").write_text("\n".join(["uid,score", *lines]))
+        names = weighed_columns()
+        lines = [
+            ",".join([uid, *(f"{(n * 7 + k) % 13 / 13}" for k in range(len(names)))])
+            for n, uid in enumerate(dict.fromkeys(uids))
+        ]
+        (root / "m_flyt.csv").write_text("\n".join([",".join(["uid", *names]), *lines]))
         self.uids = {uid.lower() for uid in uids}
 
     def build(self, option, store, engine=None):

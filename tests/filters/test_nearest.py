@@ -77,8 +77,10 @@ def test_shapes_that_do_not_fit_are_refused(shapes):
 
 
 def test_products_are_in_full_fp32_whatever_a_training_has_set(monkeypatch):
-    seen, real = [], module._blocks
-    monkeypatch.setattr(module, "_blocks", lambda *a: (seen.append(torch.get_float32_matmul_precision()), real(*a))[1])
+    seen, real = [], module.blocks_of
+    monkeypatch.setattr(
+        module, "blocks_of", lambda *a: (seen.append(torch.get_float32_matmul_precision()), real(*a))[1]
+    )
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("medium")
     try:
@@ -95,6 +97,6 @@ def test_a_gpu_finds_the_same(monkeypatch):
     rng = np.random.default_rng(2)
     features, centroids = rng.normal(size=(5000, 64)).astype(np.float16), rng.normal(size=(3000, 64)).astype(np.float32)
     on_gpu, cosines = nearest(features, centroids), highest_similarity(features, centroids)
-    monkeypatch.setattr(module, "_device", lambda: torch.device("cpu"))
+    monkeypatch.setattr(module, "compute_device", lambda: torch.device("cpu"))
     assert (nearest(features, centroids) == on_gpu).all()
     assert np.allclose(highest_similarity(features, centroids), cosines, atol=1e-5)

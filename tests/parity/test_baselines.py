@@ -54,7 +54,8 @@ class RandomPool:
             }
             write_parquet(path, uids, **columns)
             features = rng.normal(size=(size, WIDTH)).astype(np.float16)
-            np.savez(path.with_suffix(".npz"), l14_img=features)
+            texts = np.roll(features, 1, axis=0)  # nothing more is drawn: what is drawn after it stays as it was
+            np.savez(path.with_suffix(".npz"), l14_img=features, l14_txt=texts)
             rows = pq.read_table(path).to_pylist()
             self.rows += [{**row, "l14_img": f} for row, f in zip(rows, features, strict=True)]
         self.centroids = rng.normal(size=(CENTROIDS, WIDTH)).astype(np.float32)

@@ -1,7 +1,6 @@
 """Evaluation: many tasks of one checkpoint, spread over devices; and of models that were not trained here."""
 
 import logging
-import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -17,6 +16,7 @@ from dcexp.model import BrokenModelError
 from dcexp.stage import Step
 from dcexp.store import Store
 from dcexp.tasks.base import Mode, Task
+from dcexp.tasks.clip import forget
 from dcexp.tasks.datacomp import Aggregates, aggregate
 from dcexp.tasks.pretrained import Model
 from dcexp.tasks.shares import FAILURES, on_devices, size
@@ -90,7 +90,7 @@ def results(
         write_report(folder, error.made)
         raise
     finally:
-        _let_go()
+        forget()
     write_report(folder, made)
     if failed:
         raise TasksFailedError(made, {step.stage.label: failed[step.key] for step in steps if step.key in failed})
@@ -128,14 +128,6 @@ def _make_sets(store: Store, engine: Engine, steps: Sequence[Step], rebuild: fro
             wrong.append(f"{step.stage.label}: {error}")
     if wrong:
         raise ValueError("\n".join(wrong) + "\nNothing was evaluated")
-
-
-def _let_go() -> None:
-    """Give back the memory of the model that was evaluated, where one was."""
-    if "dcexp.tasks.clip" in sys.modules:
-        from dcexp.tasks.clip import forget
-
-        forget()
 
 
 def _one_by_one(store: Store, engine: Engine, steps: Sequence[Step], rebuild: frozenset[str]) -> list[Artifact]:

@@ -8,7 +8,7 @@ import io
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from threading import Lock
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -17,14 +17,13 @@ from dcexp.fp32 import full_fp32
 from dcexp.scoring.samples import TOGETHER, Raw
 from dcexp.tasks.ahead import ahead, chunks, lone_threads
 from dcexp.tasks.clip import Clip
+from dcexp.tasks.crops import rgb
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 Floats = npt.NDArray[np.float32]
 Mask = npt.NDArray[np.bool_]
-In = TypeVar("In")
-Out = TypeVar("Out")
 
 
 class Prepared(NamedTuple):
@@ -121,7 +120,7 @@ class Encoder:
         try:
             image: Any = Image.open(io.BytesIO(content))
             image.load()
-            crop: npt.NDArray[np.uint8] = self._clip.crop(image if image.mode == "RGB" else image.convert("RGB"))
+            crop: npt.NDArray[np.uint8] = self._clip.crop(rgb(image))
             return crop
         except Exception:  # Pillow raises anything from OSError to SyntaxError, by format and damage
             return None

@@ -1,4 +1,4 @@
-"""Threads that work a little ahead, with results in the order of the items; progress that is shown; chunks."""
+"""Threads that work a little ahead, with results in the order of the items; and items in chunks."""
 
 import os
 from collections import deque
@@ -41,16 +41,6 @@ def lone_threads(count: int) -> Iterator[ThreadPoolExecutor]:
             yield pool
     finally:
         torch.set_num_threads(before)  # new threads would take over what was set last
-
-
-def shown(items: Iterable[In], what: str, total: int) -> Iterable[In]:
-    """``items``, with a progress bar where somebody is looking."""
-    from rich.console import Console
-    from rich.progress import track
-
-    console = Console(stderr=True)
-    hidden = not console.is_terminal
-    return track(items, description=what, total=total, transient=True, console=console, disable=hidden)
 
 
 def chunks(items: Iterable[In], size: int) -> Iterator[list[In]]:

@@ -6,6 +6,7 @@ is fp32. In the mode ``fast`` both towers run in bfloat16, compiled on a GPU.
 """
 
 import logging
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
@@ -14,9 +15,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from dcexp.artifacts.checkpoint import Checkpoint
+from dcexp.engines.base import watched
 from dcexp.fp32 import full_fp32
 from dcexp.model import BrokenModelError, load_model, tokenizer
-from dcexp.tasks.ahead import ahead, chunks, lone_threads, shown
+from dcexp.tasks.ahead import ahead, chunks, lone_threads
 from dcexp.tasks.base import Mode
 
 if TYPE_CHECKING:
@@ -25,10 +27,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-PROMPTS = (
-    128  # in one forward pass of the text tower: always as many, so that a text's features do not depend on others
-)
-IMAGES = {"cuda": 256, "cpu": 64}  # in one forward pass of the image tower
+# In one forward pass of a tower. Prompts are always as many, so that a text's features do not depend on others.
+PROMPTS = 128
+IMAGES = {"cuda": 256, "cpu": 64}
 
 T = TypeVar("T")
 U = TypeVar("U")
@@ -93,7 +94,7 @@ class Clip:
         with lone_threads(0) as pool:
             found = self.each(pool, partial(self.captions, half=True), map(self.tokens, filled))
             count = -(-len(new) // PROMPTS)
-            features = torch.cat([*self._features, *shown(found, f"{what}: prompts", count)])
+            features = torch.cat([*self._features, *watched(found, f"{what}: prompts", count)])
         self._rows.update({text: len(self._rows) + i for i, text in enumerate(new)})
         self._features = [features[: len(self._rows)]]
         return self._features[0][[self._rows[text] for text in prompts]]
@@ -118,7 +119,7 @@ class Clip:
             if self.device == "cuda":
                 yield from map(work, items)
             else:
-                yield from ahead(pool, work, items, 2 * pool._max_workers)
+                yield from ahead(pool, work, items, 2 * (os.cpu_count() or 1))
 
     def images(self, crops: "Tensor", half: bool) -> "Tensor":
         """Features of uint8 ``crops`` [n, height, width, 3], normalised, fp32 [n, width] on the device.

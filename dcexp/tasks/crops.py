@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from dcexp.artifacts.evalset import EvalSet
-from dcexp.tasks.ahead import ahead, chunks, lone_threads, shown
+from dcexp.engines.base import watched
+from dcexp.tasks.ahead import ahead, chunks, lone_threads
 from dcexp.tasks.clip import Clip
 from dcexp.tasks.kept import Crops, Keeper, kept_crops
 
@@ -36,7 +37,7 @@ def image_features(
     with lone_threads(threads) as pool:
         batches = _batches(clip, evalset, rgb_first, pool, kept)
         found = clip.each(pool, lambda crops: clip.images(torch.from_numpy(crops), half), batches)
-        return torch.cat(list(shown(found, what, count)))
+        return torch.cat(list(watched(found, what, count)))
 
 
 def _batches(clip: Clip, evalset: EvalSet, rgb_first: bool, pool: ThreadPoolExecutor, kept: str) -> Iterator[Crops]:
@@ -49,7 +50,7 @@ def _batches(clip: Clip, evalset: EvalSet, rgb_first: bool, pool: ThreadPoolExec
 
     def prepare(first: int) -> Crops:
         images = (pictures.image(i) for i in range(first, min(first + AT_ONCE, len(pictures))))
-        return np.stack([clip.crop(_rgb(image) if rgb_first else image) for image in images])
+        return np.stack([clip.crop(rgb(image) if rgb_first else image) for image in images])
 
     prepared = ahead(pool, prepare, range(0, len(pictures), AT_ONCE), 2 * clip.batch // AT_ONCE)
     with Keeper(path) as keeper:
@@ -57,7 +58,8 @@ def _batches(clip: Clip, evalset: EvalSet, rgb_first: bool, pool: ThreadPoolExec
             yield keeper.kept(np.concatenate(some))
 
 
-def _rgb(image: "Image") -> "Image":
+def rgb(image: "Image") -> "Image":
+    """``image`` in RGB."""
     return image if image.mode == "RGB" else image.convert("RGB")  # which would copy it
 
 

@@ -20,6 +20,7 @@ class Associations(Task):
     """The Jaccard index between the chosen images and as many nearest ones. Each image and cue is encoded once."""
 
     metrics: ClassVar[frozenset[str]] = frozenset({"jaccard_score_10-12", "jaccard_score_5-6", "avg_jaccard_score"})
+    of_captions: ClassVar[bool] = True
 
     metric: str = "jaccard_score_10-12"
 
@@ -27,12 +28,8 @@ class Associations(Task):
         """See :meth:`Task.measure`."""
         import torch
 
-        from dcexp.tasks.crops import image_features
-
         cues = clip.texts([prompt(cue) for cue in evalset.cues], self.name)
-        images = image_features(
-            clip, evalset, rgb_first=False, half=True, threads=threads, what=self.name, kept=self.crops
-        )
+        images = self.image_features(clip, evalset, threads)
         if clip.device == "cuda":  # upstream's product is within autocast: fp16, whose ties count
             cues, images = cues.half(), images.half()
         predicted = []

@@ -15,6 +15,8 @@ from dcexp.hub import Origin
 from dcexp.stage import Stage, Step, Value
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from dcexp.tasks.clip import Clip
 
 Mode = Literal["parity", "fast"]
@@ -51,6 +53,7 @@ class Task(Stage):
 
     makes: ClassVar[type[Artifact]] = Result
     metrics: ClassVar[frozenset[str]] = frozenset({""})
+    of_captions: ClassVar[bool] = False
 
     key: str
     name: str
@@ -95,6 +98,19 @@ class Task(Stage):
     def measure(self, clip: "Clip", evalset: Any, threads: int) -> Metrics:
         """All metrics of the task, by upstream's names; ``threads`` prepare images (0: one per core)."""
         raise NotImplementedError(f"{type(self).__name__} has no measure()")
+
+    def image_features(self, clip: "Clip", evalset: EvalSet, threads: int) -> "Tensor":
+        """Features of the pictures of the set, see :func:`dcexp.tasks.crops.image_features`.
+
+        In upstream, images of sets in tars become RGB before they are resized and go through the model in fp32; those
+        ``of_captions`` after, and on a GPU in fp16.
+        """
+        from dcexp.tasks.crops import image_features
+
+        late = self.of_captions
+        return image_features(
+            clip, evalset, rgb_first=not late, half=late, threads=threads, what=self.name, kept=self.crops
+        )
 
     def assert_published(self, evalset: EvalSet) -> None:
         """Raise ValueError for a set that is not this task's, before a model is loaded."""

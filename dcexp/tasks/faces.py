@@ -23,13 +23,10 @@ class Faces(Task):
     def measure(self, clip: "Clip", evalset: ClassSet, threads: int) -> Metrics:
         """See :meth:`Task.measure`."""
         from dcexp.tasks.classifier import answers, class_columns
-        from dcexp.tasks.crops import image_features
 
         heads = self.heads(evalset)
         columns = {head: class_columns(clip, prompts, self.name) for head, prompts in heads.items()}
-        features = image_features(
-            clip, evalset, rgb_first=True, half=False, threads=threads, what=self.name, kept=self.crops
-        )
+        features = self.image_features(clip, evalset, threads)
         predicted = {head: answers(features, columns[head]).predicted for head in HEADS}
         return face_metrics(predicted, evalset.metadata)
 

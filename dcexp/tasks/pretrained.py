@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 from dcexp.artifacts.base import INDEX, Artifact, Counts, Summary
 from dcexp.artifacts.files import content_digest, write_json
+from dcexp.artifacts.listing import file_state
 from dcexp.artifacts.pretrained import Pretrained
 from dcexp.engines.base import Engine
 from dcexp.model import model_names
@@ -37,8 +38,7 @@ class Model(Stage):
         path = Path(self.checkpoint).expanduser().resolve()
         if not path.is_file():
             return Step(self, {"tag": self.checkpoint})
-        status = path.stat()
-        return Step(self, {"path": str(path), "state": [status.st_size, status.st_mtime_ns]})
+        return Step(self, {"path": str(path), "state": file_state(path)})
 
     def check(self, engine: Engine, **values: Value) -> None:
         """Raise ValueError for an unknown model, FileNotFoundError for a checkpoint that is neither file nor tag.

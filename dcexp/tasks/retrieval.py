@@ -24,17 +24,14 @@ class Retrieval(Task):
     """Recall among the 1, 5 and 10 nearest, both ways (CLIP benchmark 1.4.0)."""
 
     metrics: ClassVar[frozenset[str]] = RECALLS | {"mean_recall@1"}
+    of_captions: ClassVar[bool] = True
 
     metric: str = "mean_recall@1"
 
     def measure(self, clip: "Clip", evalset: CaptionSet, threads: int) -> Metrics:
         """See :meth:`Task.measure`."""
-        from dcexp.tasks.crops import image_features
-
         texts = clip.texts(evalset.captions, self.name).cpu()
-        images = image_features(
-            clip, evalset, rgb_first=False, half=True, threads=threads, what=self.name, kept=self.crops
-        ).cpu()
+        images = self.image_features(clip, evalset, threads).cpu()
         return retrieval_metrics(nearest(texts, images), nearest(images, texts), evalset.owners)
 
 

@@ -35,13 +35,10 @@ class ZeroShot(Task):
     def measure(self, clip: "Clip", evalset: ClassSet, threads: int) -> Metrics:
         """See :meth:`Task.measure`."""
         from dcexp.tasks.classifier import answers, class_columns
-        from dcexp.tasks.crops import image_features
 
         prompts = filled(evalset.root / TEMPLATES, evalset.templates, evalset.classnames)
         columns = class_columns(clip, prompts, self.name)
-        features = image_features(
-            clip, evalset, rgb_first=True, half=False, threads=threads, what=self.name, kept=self.crops
-        )
+        features = self.image_features(clip, evalset, threads)
         found = answers(features, columns)
         labels = evalset.labels
         assert len(found.predicted) == self.size, f"{len(found.predicted)} answers for {self.size} images"

@@ -115,3 +115,13 @@ def test_features_of_a_text_do_not_depend_on_who_asked_before(trained):
         together[[j for i in range(11) for j in range(i, len(texts), 11)]],
     )
     assert torch.equal(one.texts(texts[5:7] * 2, ""), together[[5, 6, 5, 6]])
+
+
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_only_images_with_captions_are_resized_before_they_become_rgb(folder, sets, monkeypatch):
+    asked = []
+    monkeypatch.setattr("dcexp.tasks.crops.image_features", lambda *_, **how: asked.append(how))
+    (task,) = tasks(sets[0], {folder: sets[1][folder]}).values()
+    task.image_features(None, None, 1)
+    in_tars = folder.startswith("wds_")
+    assert [(how["rgb_first"], how["half"]) for how in asked] == [(in_tars, not in_tars)]

@@ -77,13 +77,13 @@ class UidFile:
         return uids
 
 
-def ranges(files: Sequence[UidFile]) -> list[Range]:
-    """Ranges that cut all the files together into pieces of about equal size; equal uids are in the same one.
+def ranges(files: Sequence[UidFile], size: int = RANGE) -> list[Range]:
+    """Ranges that cut all the files together into pieces of about ``size`` each; equal uids are in the same one.
 
     Uids are hashes, so they are cut by their first 64 bits. (All uids that share these 64 bits stay together.)
     """
     total = sum(file.length for file in files)
-    pieces = min(max(-(-total // RANGE), 1), MOST)
+    pieces = min(max(-(-total // size), 1), MOST)
     step = max(total // (pieces * SEEN), 1)
     # Each file is sampled from another place on, else small files would show only their lowest uids.
     samples = [file.sample(i * 0x9E3779B1 % step, step) for i, file in enumerate(files)] if pieces > 1 else []

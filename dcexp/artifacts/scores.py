@@ -25,6 +25,24 @@ class Scores(Artifact):
         return damaged_mark(self.path, number).is_file()
 
 
+class Assigned(Scores):
+    """The distance of every row to the centre of its cluster, and beside it which cluster that is."""
+
+    def clusters(self, number: int) -> npt.NDArray[np.int32]:
+        """The clusters of one part's rows, memory-mapped, shape (rows of the part,); -1 where there is none."""
+        ids: npt.NDArray[np.int32] = np.load(_clusters_file(self.path, number), mmap_mode="r", allow_pickle=False)
+        return ids
+
+    def write_clusters(self, number: int, ids: npt.NDArray[np.int32]) -> None:
+        """Write the clusters of one part, whole or not at all."""
+        with whole_file(_clusters_file(self.path, number)) as file:
+            np.save(file, ids)
+
+
+def _clusters_file(folder: Path, number: int) -> Path:
+    return folder / f"{number:08d}.clusters.npy"
+
+
 def damaged_mark(folder: Path, number: int) -> Path:
     """An empty file that says so."""
     return scores_file(folder, number).with_suffix(".damaged")

@@ -56,7 +56,7 @@ class Quantizer:
 def need_faiss() -> None:
     """Raise ValueError when faiss is not installed."""
     if importlib.util.find_spec("faiss") is None:
-        raise ValueError("near-duplicates are found with faiss, which is not installed: pip install dcexp[cluster]")
+        raise ValueError("this is done with faiss, which is not installed: pip install dcexp[cluster]")
 
 
 def library() -> Any:

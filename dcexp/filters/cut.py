@@ -12,7 +12,7 @@ from dcexp.artifacts.pool import Part, Pool
 from dcexp.artifacts.scores import Scores
 from dcexp.artifacts.subset import Subset
 from dcexp.engines.base import Engine
-from dcexp.filters.base import Filter, FractionOf, ShardFilter, require
+from dcexp.filters.base import Filter, FractionOf, ShardFilter, inside, require
 from dcexp.filters.examples import Scored
 from dcexp.filters.rows import Mask, Rows, View, unless_damaged
 from dcexp.filters.score import Numbers, Score
@@ -33,6 +33,29 @@ class Cut(Filter):
     def extra(self, pool: Step) -> dict[str, Any]:
         """The score, where it has to be made."""
         return self.by().inputs(pool)
+
+    def step(self, pool: Step, within: Step | None = None, fraction_of: FractionOf = "pool") -> Step:
+        """See :meth:`Filter.step`; a relative score is that of what ``within`` has kept."""
+        step = super().step(pool, within, fraction_of)
+        return Step(self, {**step.inputs, **self.by().inputs(pool, within)})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Apart(Cut):
+    """Keeps rows that are far enough from others: by a relative score, a distance of ``least`` or more."""
+
+    def least(self) -> float:
+        """The distance that is enough."""
+        raise NotImplementedError(f"{type(self).__name__} has no least()")
+
+    def run(
+        self, out: Path, engine: Engine, *, pool: Pool, scores: Scores, within: Subset | None = None, **inputs: Any
+    ) -> Summary:
+        """Keep what is far enough."""
+        score = self.by()
+        view = View(within=inside(within), scores=scores)
+        decide = partial(_far, score, scores, self.least())
+        return select(self, out, engine, pool=pool, view=view, decide=decide, scored=partial(_shown, score, scores))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,6 +150,10 @@ class TopFraction(FractionCut):
     def by(self) -> Score:
         """The score given."""
         return self.score
+
+
+def _far(score: Score, scores: Scores, least: float, rows: Rows, _: Any) -> Decision:
+    return Decision(times=score.read(rows, scores) >= least)
 
 
 def _values(score: Score, scores: Scores | None, view: View, item: tuple[int, Part]) -> Numbers:

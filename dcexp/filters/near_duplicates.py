@@ -8,18 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from dcexp.artifacts.base import Counts, Summary
-from dcexp.artifacts.pool import Part, Pool
-from dcexp.artifacts.scores import Scores
+from dcexp.artifacts.pool import Pool
 from dcexp.artifacts.subset import Subset
 from dcexp.engines.base import Engine
-from dcexp.filters.base import FractionOf, inside, require
+from dcexp.filters.base import inside, require
 from dcexp.filters.code_search import CodeSearch
 from dcexp.filters.codes import Quantizer, need_faiss
-from dcexp.filters.cut import Cut
-from dcexp.filters.rows import Rows, View
-from dcexp.filters.score import Numbers, Score
-from dcexp.filters.selection import Decision, select
-from dcexp.stage import Step
+from dcexp.filters.cut import Apart
+from dcexp.filters.rows import View
+from dcexp.filters.score import Score
 
 FOLDER = "codes"  # what is needed while neighbours are looked up; gone with the last score
 QUALITY = "clip_l14_similarity_score"
@@ -50,6 +47,7 @@ class DuplicateDistance(Score):
     seed: int = 0
 
     columns = (QUALITY,)
+    relative = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -104,7 +102,7 @@ class DuplicateDistance(Score):
 
 
 @dataclass(frozen=True, kw_only=True)
-class NearDuplicates(Cut):
+class NearDuplicates(Apart):
     """Drops every row that is a near-duplicate of a better one: nearer than ``threshold``.
 
     DataComp, appendix K, with thresholds 0.1, 0.2 and 0.5. What a threshold means depends on the codes: with an error
@@ -135,23 +133,6 @@ class NearDuplicates(Cut):
             seed=self.seed,
         )
 
-    def step(self, pool: Step, within: Step | None = None, fraction_of: FractionOf = "pool") -> Step:
-        """See :meth:`Filter.step`; the distances are those between the samples in ``within``."""
-        before = {"within": within} if within else {}
-        return Step(self, {"pool": pool, "scores": Step(self.by(), {"pool": pool, **before}), **before})
-
-    def run(
-        self, out: Path, engine: Engine, *, pool: Pool, scores: Scores, within: Subset | None = None, **inputs: Any
-    ) -> Summary:
-        """Keep the rows that are far enough from every better one."""
-        view = View(within=inside(within), scores=scores)
-        decide, scored = partial(_far, scores, self.threshold), partial(_distances, scores)
-        return select(self, out, engine, pool=pool, view=view, decide=decide, scored=scored)
-
-
-def _far(scores: Scores, threshold: float, rows: Rows, _: Any) -> Decision:
-    return Decision(times=rows.of_part(scores.of_part(rows.number)) >= threshold)
-
-
-def _distances(scores: Scores, number: int, part: Part) -> Numbers:
-    return scores.of_part(number)
+    def least(self) -> float:
+        """The threshold."""
+        return self.threshold

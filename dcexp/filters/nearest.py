@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -11,6 +11,7 @@ from dcexp.fp32 import full_fp32
 
 Features = npt.NDArray[np.floating]
 Ids = npt.NDArray[np.int64]
+Measure = Literal["product", "cosine", "euclidean"]
 
 # Rows and targets that are compared at once, and bytes of targets that may stay on the device between row blocks.
 BLOCKS = {"cpu": (4096, 2048, 0), "cuda": (65536, 4096, 4 << 30)}
@@ -27,7 +28,7 @@ def nearest(features: Features, centroids: Features) -> Ids:
 
     Memory: at most 4096 x 2048 products on a CPU, 65536 x 4096 on a GPU, beside the rows and targets of such a block.
     """
-    return _best(features, centroids, cosine=False)[1]
+    return best(features, centroids, "product")[1]
 
 
 def highest_similarity(features: Features, targets: Features) -> npt.NDArray[np.float32]:
@@ -35,25 +36,32 @@ def highest_similarity(features: Features, targets: Features) -> npt.NDArray[np.
 
     Shapes, types and memory as for :func:`nearest`. A vector of zeros has cosine 0 with everything.
     """
-    return _best(features, targets, cosine=True)[0]
+    return best(features, targets, "cosine")[0]
 
 
-def _best(features: Features, targets: Features, *, cosine: bool) -> tuple[npt.NDArray[np.float32], Ids]:
-    """The highest product of each row, and whose it is."""
+def best(features: Features, targets: Features, measure: Measure) -> tuple[npt.NDArray[np.float32], Ids]:
+    """How near each row's nearest target is, and which that is: see :func:`nearest` and :func:`highest_similarity`.
+
+    What is highest for the nearest is the inner ``product``, the ``cosine``, or, where the ``euclidean`` distance is
+    lowest, the product less half the target's square.
+    """
     import torch
 
     _fit(features, targets)
     device = compute_device()
     rows, columns, stay = BLOCKS[device.type]
     values, ids = np.empty(len(features), np.float32), np.empty(len(features), np.int64)
-    few = 4 * targets.size <= stay
+    few, cosine = 4 * targets.size <= stay, measure == "cosine"
     with torch.inference_mode(), full_fp32():
         kept = list(blocks_of(targets, columns, device, cosine)) if few else None
         for start, block in blocks_of(features, rows, device, cosine):
             best = torch.full((len(block),), -torch.inf, device=device)
             place = torch.full((len(block),), NONE, device=device)
             for first, others in kept or blocks_of(targets, columns, device, cosine):
-                high, at = (block @ others.T).max(dim=1)
+                products = block @ others.T
+                if measure == "euclidean":
+                    products -= (others * others).sum(dim=1) / 2
+                high, at = products.max(dim=1)
                 better = high > best  # strictly: of equal ones the first stays
                 best, place = torch.where(better, high, best), torch.where(better, at + first, place)
             whole = torch.isfinite(block).all(dim=1)

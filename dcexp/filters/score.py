@@ -11,8 +11,9 @@ import numpy.typing as npt
 from dcexp.artifacts.base import Artifact, Counts, Summary
 from dcexp.artifacts.pool import Part, Pool
 from dcexp.artifacts.scores import Scores, damaged_mark, scores_file, write_scores
+from dcexp.artifacts.subset import Subset
 from dcexp.engines.base import Engine
-from dcexp.filters.base import require
+from dcexp.filters.base import inside, require
 from dcexp.filters.rows import Rows, View, unless_damaged
 from dcexp.stage import Stage, Step
 
@@ -23,29 +24,32 @@ Numbers = npt.NDArray[Any]
 class Score(Stage):
     """Gives every row of a pool a number. Write ``score``; name the ``columns`` and ``features`` it needs.
 
-    Rows where one of the columns is null or NaN have no score (NaN).
+    Rows where one of the columns is null or NaN have no score (NaN). A score is ``relative`` when it depends on which
+    other rows there are: after another filter, on those that this has kept.
     """
 
     makes = Scores
 
     columns: ClassVar[tuple[str, ...]] = ()
     features: ClassVar[tuple[str, ...]] = ()
+    relative: ClassVar[bool] = False
 
     def needs(self) -> tuple[str, ...]:
         """The columns needed; for scores where a field decides that."""
         return self.columns
 
-    def step(self, pool: Step) -> Step:
-        """This score of a pool. A score that needs other steps adds them in :meth:`extra`."""
-        return Step(self, {"pool": pool, **self.extra(pool)})
+    def step(self, pool: Step, within: Step | None = None) -> Step:
+        """This score of a pool; a relative one, of what the subset ``within`` has kept of it."""
+        within = within if self.relative else None
+        return Step(self, {"pool": pool, **self.extra(pool), **({"within": within} if within else {})})
 
     def extra(self, pool: Step) -> dict[str, Any]:
         """What is needed besides the pool: other steps, and values that tell outside files apart."""
         return {}
 
-    def inputs(self, pool: Step) -> dict[str, Step]:
+    def inputs(self, pool: Step, within: Step | None = None) -> dict[str, Step]:
         """What a cut by this score needs: the step that makes it."""
-        return {"scores": self.step(pool)}
+        return {"scores": self.step(pool, within)}
 
     def reads(self) -> tuple[str, ...]:
         """The columns a cut by this score reads."""
@@ -60,11 +64,12 @@ class Score(Stage):
         """One floating-point number per row, shape (len(rows),)."""
         raise NotImplementedError(f"{type(self).__name__} has no score()")
 
-    def run(self, out: Path, engine: Engine, *, pool: Pool, **extra: Any) -> Summary:
+    def run(self, out: Path, engine: Engine, *, pool: Pool, within: Subset | None = None, **extra: Any) -> Summary:
         """Score every part of the pool; parts that an interrupted attempt has scored are kept."""
         require(self, pool, self.needs(), self.features)
         artifacts = {name: value for name, value in extra.items() if isinstance(value, Artifact)}
-        work = partial(_score_part, self, artifacts, out, pool.skip_corrupt)
+        view = View(columns=self.needs(), within=inside(within), skip_corrupt=pool.skip_corrupt)
+        work = partial(_score_part, self, artifacts, out, view)
         missing, corrupt, low, high = 0, 0, np.inf, -np.inf
         for part_missing, part_corrupt, part_low, part_high in engine.map(
             work, list(enumerate(pool.parts)), what=f"score: {self.label}"
@@ -82,7 +87,7 @@ class Column(Score):
 
     column: str
 
-    def inputs(self, pool: Step) -> dict[str, Step]:
+    def inputs(self, pool: Step, within: Step | None = None) -> dict[str, Step]:
         """Nothing has to be made."""
         return {}
 
@@ -97,12 +102,12 @@ class Column(Score):
 
 
 def _score_part(
-    stage: Score, artifacts: dict[str, Artifact], out: Path, skip_corrupt: bool, item: tuple[int, Part]
+    stage: Score, artifacts: dict[str, Artifact], out: Path, view: View, item: tuple[int, Part]
 ) -> tuple[int, int, float, float]:
     """Write the scores of one part; returns rows without a score, rows of a damaged part, lowest and highest."""
     number, part = item
     if not scores_file(out, number).is_file():
-        values = unless_damaged(skip_corrupt, lambda: _values(stage, artifacts, number, part), None)
+        values = unless_damaged(view.skip_corrupt, lambda: _values(stage, artifacts, view, number, part), None)
         if values is None:
             damaged_mark(out, number).touch()
         write_scores(out, number, np.full(part.rows, np.nan) if values is None else values)
@@ -113,8 +118,8 @@ def _score_part(
     return int(np.isnan(values).sum()) - corrupt, corrupt, low, high
 
 
-def _values(stage: Score, artifacts: dict[str, Artifact], number: int, part: Part) -> Numbers:
-    rows, _ = View(columns=stage.needs()).rows(number, part, uids=False)
+def _values(stage: Score, artifacts: dict[str, Artifact], view: View, number: int, part: Part) -> Numbers:
+    rows, _ = view.rows(number, part, uids=False)
     given = np.asarray(stage.score(rows, **artifacts))
     assert given.shape == (len(rows),), f"{type(stage).__name__}.score: wanted {len(rows)} numbers, got {given.shape}"
     values = np.full(part.rows, np.nan, dtype=given.dtype if given.dtype.kind == "f" else np.float64)

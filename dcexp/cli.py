@@ -20,6 +20,7 @@ VERBS = {
     "plan": "show every step of that run, what is there already and what it would cost",
     "evaluate": "evaluate any checkpoint of open_clip: checkpoint=FILE model=ViT-B-32",
     "score": "features and CLIP scores for tars of your own: checkpoint=FILE model=ViT-B-32 shards=DIR out=DIR",
+    "cluster": "k-means on the features of that run's pool: clustering.clusters=100000",
     "download": "get the evaluation sets of tasks",
     "verify": "check every artifact of that run against its manifest",
     "leaderboard": "compare all runs of the store",
@@ -69,9 +70,8 @@ def usage() -> str:
         "mixtures:     +part@mixture.NAME=webdataset mixture.NAME.source.root=DIR mixture.NAME.weight=2  weight=1",
         "sweeps:       python -m dcexp -m filter=none,clip_score seed=0,1,2   (on SLURM: hydra/launcher=slurm)",
         "the config:   add --cfg job to see it, --hydra-help for Hydra's own flags",
-        "",
     ]
-    return "\n".join(lines)
+    return "\n".join(lines) + "\n"
 
 
 def _take_verb(words: list[str]) -> str:

@@ -10,6 +10,8 @@ from rich.table import Column, Table
 
 from dcexp.artifacts.base import Artifact
 from dcexp.artifacts.result import Result, results_in
+from dcexp.clustering import Request as Clustering
+from dcexp.clustering import cluster as clustered
 from dcexp.download import Request as Download
 from dcexp.download import download as downloaded
 from dcexp.evaluation import Request as Evaluation
@@ -123,6 +125,18 @@ def score(request: Scoring) -> None:
     summary = scored(request)
     print(f"score: {summary.counts}")
     print(f"as a pool: source=webdataset source.root={request.shards} source.scored={request.out}")
+
+
+def cluster(request: Clustering) -> None:
+    """Cluster the pool's features, and say what is where."""
+    centroids, assigned = clustered(request)
+    facts = assigned.summary
+    print(
+        f"{centroids.summary['clusters']:,} clusters of {facts['counts']['kept']:,} rows: the largest has "
+        f"{facts['largest']:,}, the median {facts['median']:,}, {facts['empty']:,} are empty"
+    )
+    print(f"centroids, also for filter=image_based: {centroids.file}")
+    print(f"clusters of rows, and distances from their centres: {assigned.path}")
 
 
 def verify(request: Run) -> None:

@@ -17,7 +17,7 @@ LAYERS = [
     {"part", "checks"},
     {"evaluation", "scoring"},
     {"pipeline"},
-    {"leaderboard", "verification", "download"},
+    {"leaderboard", "verification", "download", "clustering"},
     {"commands"},
     {"cli"},
     {"__main__"},

@@ -19,8 +19,13 @@ class Centroids(Artifact):
 
     def rows(self) -> npt.NDArray[np.floating]:
         """The centroids, memory-mapped (in private: torch wants arrays it could write into)."""
-        centroids: npt.NDArray[np.floating] = np.load(self.path / _CENTROIDS, mmap_mode="c", allow_pickle=False)
+        centroids: npt.NDArray[np.floating] = np.load(self.file, mmap_mode="c", allow_pickle=False)
         return centroids
+
+    @property
+    def file(self) -> Path:
+        """Where they are."""
+        return self.path / _CENTROIDS
 
 
 class Clusters(Artifact):

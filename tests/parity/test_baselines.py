@@ -51,6 +51,7 @@ class RandomPool:
                 "original_height": rng.integers(0, 600, size),
                 "clip_l14_similarity_score": rng.integers(0, 30, size) / 30,  # ties
                 "clip_b32_similarity_score": (rng.integers(0, 40, size) / 100).astype(np.float32),
+                "sha256": [f"{row % 17:064x}" for row in range(size)],
             }
             write_parquet(path, uids, **columns)
             features = rng.normal(size=(size, WIDTH)).astype(np.float16)

@@ -40,7 +40,7 @@ def measured(root: Path, rows: int, args: argparse.Namespace) -> list[list[str]]
     """Lines of the table for one size."""
     from dcexp.engines.local import Local
     from dcexp.filters.clustering import KMeans
-    from dcexp.filters.semdedup import SemDeDup
+    from dcexp.filters.semdedup import SemDedup
     from dcexp.sources.commonpool import CommonPool
     from dcexp.store import Store
 
@@ -48,7 +48,7 @@ def measured(root: Path, rows: int, args: argparse.Namespace) -> list[list[str]]
     folder = root / str(rows)
     write_pool(folder, rows, clusters, args.width)
     clustering = KMeans(clusters=clusters, iterations=args.iterations)
-    step = SemDeDup(epsilon=0.05, clustering=clustering).step(CommonPool(root=str(folder)).step())
+    step = SemDedup(epsilon=0.05, clustering=clustering).step(CommonPool(root=str(folder)).step())
     store = Store(root=str(root / "store"))
     subset = store.build(step, Local())
     lines = []

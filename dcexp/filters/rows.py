@@ -1,7 +1,8 @@
 """What a filter sees of a pool: some rows of one part at a time."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -12,6 +13,7 @@ from dcexp.artifacts.lookup import find_in
 from dcexp.artifacts.pool import DamagedError, Part
 from dcexp.artifacts.scores import Scores
 from dcexp.artifacts.uid import Uids, is_text
+from dcexp.engines.base import Engine
 
 Mask = npt.NDArray[np.bool_]
 
@@ -108,6 +110,15 @@ def unless_damaged(skip: bool, work: Callable[[], Made], otherwise: Made) -> Mad
         if not skip:
             raise
         return otherwise
+
+
+def count_rows(engine: Engine, parts: Sequence[Part], view: View) -> int:
+    """How many rows of all parts are in a view."""
+    return sum(engine.map(partial(_count, view), list(enumerate(parts)), what="count"))
+
+
+def _count(view: View, item: tuple[int, Part]) -> int:
+    return unless_damaged(view.skip_corrupt, lambda: len(view.rows(*item)[0]), 0)
 
 
 def plain(table: Any) -> Any:

@@ -1,6 +1,6 @@
 """Scores: one number per sample, made once, by which any number of selections can cut."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
@@ -14,7 +14,7 @@ from dcexp.artifacts.scores import Scores, damaged_mark, scores_file, write_scor
 from dcexp.artifacts.subset import Subset
 from dcexp.engines.base import Engine
 from dcexp.filters.base import inside, require
-from dcexp.filters.rows import Rows, View, unless_damaged
+from dcexp.filters.rows import Rows, View, count_rows, unless_damaged
 from dcexp.stage import Stage, Step
 
 Numbers = npt.NDArray[Any]
@@ -76,8 +76,14 @@ class Score(Stage):
         ):
             missing, corrupt = missing + part_missing, corrupt + part_corrupt
             low, high = min(low, part_low), max(high, part_high)
-        kept = pool.rows - missing - corrupt
-        counts = Counts(total=pool.rows, kept=kept, missing=missing, corrupt=corrupt)
+        dropped = pool.rows - corrupt - count_rows(engine, pool.parts, replace(view, columns=())) if within else 0
+        counts = Counts(
+            total=pool.rows,
+            kept=pool.rows - missing - corrupt,
+            dropped=dropped,
+            missing=missing - dropped,
+            corrupt=corrupt,
+        )
         return Summary(counts=counts, facts={"lowest": low, "highest": high} if low <= high else {})
 
 

@@ -106,7 +106,7 @@ def to_earlier(features: Features) -> npt.NDArray[np.float32]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SemDeDup(Apart):
+class SemDedup(Apart):
     """Drops every image that is nearer than ``epsilon`` to one that comes before it in its cluster (arXiv:2303.09540).
 
     The distance is 1 minus the cosine. An image that is dropped itself still drops others, so of a chain of images,

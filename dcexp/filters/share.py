@@ -1,14 +1,13 @@
 """Filters that take a share of the pool: of which samples it is one, and how many these are."""
 
-from functools import partial
 from pathlib import Path
 from typing import Literal
 
-from dcexp.artifacts.pool import Part, Pool
+from dcexp.artifacts.pool import Pool
 from dcexp.artifacts.subset import Subset
 from dcexp.engines.base import Engine
 from dcexp.filters.base import Filter, FractionOf, inside
-from dcexp.filters.rows import View, unless_damaged
+from dcexp.filters.rows import View, count_rows
 from dcexp.stage import Step
 
 Counted = Literal["metadata", "available"]
@@ -39,8 +38,7 @@ class Share(Filter):
         counted = {**there, **(inside(within) if fraction_of == "input" else {})}
         total = pool.rows
         if counted:
-            count = partial(_count, View(within=counted, skip_corrupt=pool.skip_corrupt))
-            total = sum(engine.map(count, list(enumerate(pool.parts)), what="count"))
+            total = count_rows(engine, pool.parts, View(within=counted, skip_corrupt=pool.skip_corrupt))
         return {**there, **inside(within)}, total
 
     def _there(self, pool: Pool) -> dict[str, Path]:
@@ -52,10 +50,6 @@ class Share(Filter):
                 "samples are there; download them, or count the metadata: filter.pool=metadata"
             )
         return {"not in the shards": pool.available_uids} if pool.available_uids else {}
-
-
-def _count(view: View, item: tuple[int, Part]) -> int:
-    return unless_damaged(view.skip_corrupt, lambda: len(view.rows(*item)[0]), 0)
 
 
 def check_fraction(fraction: float) -> None:

@@ -15,7 +15,7 @@ from dcexp.artifacts.subset import Subset
 from dcexp.engines.base import Engine
 from dcexp.filters.clustering import KMeans
 from dcexp.filters.cut import FractionCut
-from dcexp.filters.features import features_of, have_direction
+from dcexp.filters.features import features_of, have_direction, operations
 from dcexp.filters.nearest import best
 from dcexp.filters.rows import Rows
 from dcexp.filters.score import Numbers, Score
@@ -52,6 +52,12 @@ class CentreDistance(Score):
         """See :meth:`Score.step`; the clusters, too, are those of what ``within`` has kept."""
         step = super().step(pool, within)
         return Step(self, {**step.inputs, "centroids": self.clustering.step(pool, within)})
+
+    def cost(self, *, pool: Pool | None = None, **_: Any) -> str:
+        """The products of every row with the centres."""
+        if pool is None or self.clustering.feature not in pool.features:
+            return ""
+        return operations(2.0 * pool.rows * self.clustering.count(pool.rows) * pool.features[self.clustering.feature])
 
     def run(self, out: Path, engine: Engine, *, pool: Pool, within: Subset | None = None, **extra: Any) -> Summary:
         """See :meth:`Score.run`; the facts say how large clusters are."""

@@ -20,7 +20,7 @@ from dcexp.artifacts.uid import UID, Uids
 from dcexp.engines.base import Engine
 from dcexp.filters.base import inside, require
 from dcexp.filters.codes import need_faiss
-from dcexp.filters.features import Features, features_of, have_direction
+from dcexp.filters.features import Features, features_of, have_direction, operations
 from dcexp.filters.kmeans import by_faiss, by_torch
 from dcexp.filters.random import hashed, mixed
 from dcexp.filters.rows import View, unless_damaged
@@ -74,12 +74,24 @@ class KMeans(Stage):
         if self.library == "faiss":
             need_faiss()
 
+    def cost(self, *, pool: Pool | None = None, **_: Any) -> str:
+        """The products of the sample with the centres, in every iteration."""
+        if pool is None or self.feature not in pool.features:
+            return ""
+        clusters = self.count(pool.rows)
+        sample = min(self.per_cluster * clusters, pool.rows)
+        return operations(2.0 * sample * clusters * pool.features[self.feature] * self.iterations)
+
+    def count(self, rows: int) -> int:
+        """How many clusters there are of so many rows."""
+        return math.ceil(rows / SIZE) if self.clusters == "auto" else self.clusters
+
     def run(self, out: Path, engine: Engine, *, pool: Pool, within: Subset | None = None) -> Summary:
         """Draw the sample, train, and write ``centroids.npy``. Raises ValueError for more clusters than rows."""
         require(self, pool, (), (self.feature,))
         (folder := out / FOLDER).mkdir(exist_ok=True)
         expected = min(len(within.uids()), pool.rows) if within else pool.rows
-        clusters = math.ceil(expected / SIZE) if self.clusters == "auto" else self.clusters
+        clusters = self.count(expected)
         share = min(self.per_cluster * clusters / max(expected, 1), 1.0)
         view = View(within=inside(within), skip_corrupt=pool.skip_corrupt)
         draw = partial(_draw, folder, self, view, pool.features[self.feature], share)

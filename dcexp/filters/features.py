@@ -173,6 +173,11 @@ def have_direction(features: Features) -> Mask:
     return mask
 
 
+def operations(count: float) -> str:
+    """So much work, for ``plan``."""
+    return f"{count:.0e} floating-point operations"
+
+
 def same_width(width: int, what: str, other_width: int, other: str) -> None:
     """Raise ValueError when features of two kinds cannot be compared."""
     if width != other_width:

@@ -16,7 +16,7 @@ from dcexp.engines.base import Engine
 from dcexp.filters.base import require
 from dcexp.filters.clip_loss import negative_losses
 from dcexp.filters.cut import FractionCut
-from dcexp.filters.features import have_direction, same_width, whole_features
+from dcexp.filters.features import have_direction, operations, same_width, whole_features
 from dcexp.filters.rows import Rows
 from dcexp.filters.score import Numbers, Score
 
@@ -63,6 +63,15 @@ class NegClipLoss(Score):
     def features(self) -> tuple[str, ...]:  # type: ignore[override]
         """The image's and the text's."""
         return (self.image, self.text)
+
+    def cost(self, *, pool: Pool | None = None, **_: Any) -> str:
+        """The products of every row with its batches."""
+        if pool is None or self.image not in pool.features:
+            return ""
+        draws = sum(
+            part.rows * (self.batch * self.draws if part.rows > self.batch else part.rows) for part in pool.parts
+        )
+        return operations(2.0 * draws * pool.features[self.image])
 
     def run(self, out: Path, engine: Engine, *, pool: Pool, **extra: Any) -> Summary:
         """See :meth:`Score.run`. Raises ValueError when the two features are of different widths."""

@@ -16,7 +16,7 @@ from dcexp.artifacts.subset import Subset
 from dcexp.artifacts.uid import UID, Uids
 from dcexp.engines.base import Engine
 from dcexp.filters.base import FractionOf, require
-from dcexp.filters.features import Features, features_of, have_direction
+from dcexp.filters.features import Features, features_of, have_direction, operations
 from dcexp.filters.rows import Mask, Rows, View, unless_damaged
 from dcexp.filters.score import Numbers
 from dcexp.filters.selection import Decision, select
@@ -56,6 +56,12 @@ class NormSimD(Share):
         check_fraction(self.fraction)
         if self.rounds < 1:
             raise ValueError(f"filter.rounds={self.rounds}: wanted 1 or more (published: 500)")
+
+    def cost(self, *, pool: Pool | None = None, **_: Any) -> str:
+        """What all rounds take when none is dropped."""
+        if pool is None or self.feature not in pool.features:
+            return ""
+        return operations(2.0 * pool.rows * pool.features[self.feature] ** 2 * self.rounds)
 
     def run(
         self,

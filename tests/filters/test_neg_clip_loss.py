@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dcexp.artifacts.pool import Pool
 from dcexp.artifacts.scores import Scores
 from dcexp.engines.local import Local
 from dcexp.filters import clip_loss as module
@@ -160,6 +161,13 @@ def test_the_top_fraction_is_kept_and_scores_are_made_once(tmp_path):
         taken = pool.counts(NegClipLossFraction(fraction=fraction, batch=20, draws=2))
         assert np.flatnonzero(taken).tolist() == sorted(np.argsort(-found)[: int(100 * fraction) + 1].tolist())
     assert len(list((tmp_path / "store" / "scores").glob("*/manifest.json"))) == 1
+
+
+def test_the_plan_knows_the_size_of_the_work(tmp_path):
+    pool = Pool(Store(root=str(tmp_path / "store")).build(pool_of(tmp_path, sizes=(50, 20)).source, ONE).path)
+    assert NegClipLoss(batch=20, draws=3).cost() == ""  # the pool is not known yet
+    wanted = 2 * 16 * (50 * 20 * 3 + 20 * 20)  # the second file is one batch, the same in every draw
+    assert NegClipLoss(batch=20, draws=3).cost(pool=pool) == f"{wanted:.0e} floating-point operations"
 
 
 def test_files_of_fewer_rows_than_a_batch_are_told(tmp_path, caplog):

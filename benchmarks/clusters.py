@@ -1,4 +1,4 @@
-"""What SemDeDup costs: seconds and memory of each of its steps, at a fixed number of rows in a cluster.
+"""What SemDeDup costs at a fixed number of rows in a cluster, and NormSim-2-D: seconds and memory of each step.
 
     python benchmarks/clusters.py                              # 50,000 to 200,000 rows of width 768, 400 in a cluster
     python benchmarks/clusters.py --rows 200000 --size 400 --iterations 100
@@ -17,7 +17,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 FILES = 8
-STEPS = {"centroids": "train the centres", "centre_distance": "assign", "semantic_distance": "compare", "subset": "cut"}
+STEPS = {
+    "centroids": "train the centres",
+    "centre_distance": "assign",
+    "semantic_distance": "compare",
+    "sem_dedup": "cut",
+    "norm_sim_d": "NormSim-2-D",
+}
 
 
 def write_pool(folder: Path, rows: int, clusters: int, width: int) -> None:
@@ -40,6 +46,7 @@ def measured(root: Path, rows: int, args: argparse.Namespace) -> list[list[str]]
     """Lines of the table for one size."""
     from dcexp.engines.local import Local
     from dcexp.filters.clustering import KMeans
+    from dcexp.filters.norm_sim_d import NormSimD
     from dcexp.filters.semdedup import SemDedup
     from dcexp.sources.commonpool import CommonPool
     from dcexp.store import Store
@@ -48,17 +55,15 @@ def measured(root: Path, rows: int, args: argparse.Namespace) -> list[list[str]]
     folder = root / str(rows)
     write_pool(folder, rows, clusters, args.width)
     clustering = KMeans(clusters=clusters, iterations=args.iterations)
-    step = SemDedup(epsilon=0.05, clustering=clustering).step(CommonPool(root=str(folder)).step())
-    store = Store(root=str(root / "store"))
-    subset = store.build(step, Local())
-    lines = []
-    for part in step.upstream():
-        name = next((what for key, what in STEPS.items() if key in f"{part.kind} {part.name}"), "")
-        if name:
-            made = store.find(part).manifest
-            lines.append([f"{rows:,}", name, f"{made['seconds']:.1f}", f"{made['peak_memory_bytes'] / 2**20:,.0f}"])
-    kept = subset.summary["counts"]["kept"]
-    lines.append([f"{rows:,}", f"all; {kept:,} kept", f"{sum(float(line[2]) for line in lines):.1f}", ""])
+    pool, store, lines = CommonPool(root=str(folder)).step(), Store(root=str(root / "store")), []
+    semdedup, thinned = SemDedup(epsilon=0.05, clustering=clustering), NormSimD(rounds=args.rounds)
+    for step in (semdedup.step(pool), thinned.step(pool)):
+        store.build(step, Local())
+        for part in step.upstream():
+            if name := next((what for key, what in STEPS.items() if key in f"{part.kind} {part.name}"), ""):
+                made = store.find(part).manifest
+                mib = made["peak_memory_bytes"] / 2**20
+                lines.append([f"{rows:,}", name, f"{made['seconds']:.1f}", f"{mib:,.0f}"])
     return lines
 
 
@@ -68,6 +73,7 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=400, help="rows in a cluster")
     parser.add_argument("--width", type=int, default=768)
     parser.add_argument("--iterations", type=int, default=20)
+    parser.add_argument("--rounds", type=int, default=20, help="of NormSim-2-D")
     args = parser.parse_args()
     print("| rows | step | s | MiB |\n|---:|---|---:|---:|")
     with tempfile.TemporaryDirectory() as folder:

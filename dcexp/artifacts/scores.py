@@ -30,6 +30,8 @@ class Assigned(Scores):
 
     def clusters(self, number: int) -> npt.NDArray[np.int32]:
         """The clusters of one part's rows, memory-mapped, shape (rows of the part,); -1 where there is none."""
+        if self.is_damaged(number):
+            return np.full(len(self.of_part(number)), -1, np.int32)
         ids: npt.NDArray[np.int32] = np.load(_clusters_file(self.path, number), mmap_mode="r", allow_pickle=False)
         return ids
 

@@ -101,8 +101,6 @@ def cluster_sizes(engine: Engine, pool: Pool, assigned: Assigned, clusters: int)
 
 def _count(assigned: Assigned, clusters: int, item: tuple[int, Part]) -> npt.NDArray[np.int64]:
     number, _ = item
-    if assigned.is_damaged(number):
-        return np.zeros(clusters, np.int64)
     return np.bincount(assigned.clusters(number) + 1, minlength=clusters + 1)[1:]
 
 

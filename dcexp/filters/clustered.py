@@ -5,7 +5,7 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 
-from dcexp.artifacts.pool import Pool
+from dcexp.artifacts.pool import DamagedError, Pool
 from dcexp.artifacts.subset import Subset
 from dcexp.artifacts.uid import UID, Uids
 from dcexp.filters.assignment import CentreDistance
@@ -50,6 +50,8 @@ class ClusteredScore(GroupedScore):
     def members(self, rows: Rows, **extra: Any) -> Members:
         """All of them, with what decides which come first."""
         assigned, uids = extra["assigned"], rows.uids()
+        if assigned.is_damaged(rows.number):
+            raise DamagedError(f"{rows.part.npz} could not be read when its rows were put into clusters")
         keys = np.zeros(len(rows), UID)
         keys["f0"] = rows.of_part(assigned.clusters(rows.number))
         distances = rows.of_part(assigned.of_part(rows.number))

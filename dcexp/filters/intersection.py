@@ -33,13 +33,13 @@ class Intersection(Several):
     def step(self, pool: Step, within: Step | None = None, fraction_of: FractionOf = "pool") -> Step:
         """The pool; the subsets of some parts as ``part_0`` …; the others as ``row_0`` … with what these need."""
         flat = _flat(self)
-        asked = {_identity(f, f.extra(pool)): f for f in flat if isinstance(f, ShardFilter)}  # each once
+        asked = {_identity(f, _needed(f, pool, within)): f for f in flat if isinstance(f, ShardFilter)}  # each once
         steps = [f.step(pool, within, fraction_of) for f in flat if not isinstance(f, ShardFilter)]
         steps = self.ordered(list({step.key: step for step in steps}.values()))
         inputs: dict[str, Any] = {"pool": pool, **{f"part_{i}": step for i, step in enumerate(steps)}}
         for i, (_, stage) in enumerate(sorted(asked.items(), key=lambda item: (item[1].effort, item[0]))):
             inputs[f"row_{i}"] = stage
-            inputs |= {f"row_{i}.{name}": value for name, value in stage.extra(pool).items()}
+            inputs |= {f"row_{i}.{name}": value for name, value in _needed(stage, pool, within).items()}
         if within and not steps:
             inputs["within"] = within
         return Step(self, inputs)
@@ -70,6 +70,12 @@ class Intersection(Several):
 def _flat(stage: Intersection) -> list[Filter]:
     """The parts, with those of intersections among them in their place."""
     return [f for part in stage.parts() for f in (_flat(part) if isinstance(part, Intersection) else [part])]
+
+
+def _needed(stage: ShardFilter, pool: Step, within: Step | None) -> dict[str, Any]:
+    """What a part that decides row by row is made with, besides the rows it is asked about."""
+    inputs = stage.step(pool, within).inputs
+    return {name: value for name, value in inputs.items() if name not in ("pool", "within")}
 
 
 def _asked(inputs: dict[str, Any]) -> list[tuple[ShardFilter, dict[str, Any]]]:

@@ -14,6 +14,7 @@ from dcexp.filters.rows import Rows
 from dcexp.filters.score import Numbers
 
 QUALITY = "clip_l14_similarity_score"
+SPACE = r"[\s\v\p{Z}\x{1c}-\x{1f}\x{85}]+"  # white space as Unicode has it; \s is ASCII, without \v
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,13 +53,18 @@ class CopyPlace(GroupedScore):
         import pyarrow.compute as pc
 
         column = rows.table[self.column].combine_chunks()
-        if not is_text(column.type):
-            column = column.cast(pa.string())
-        elif self.normalise:
-            column = pc.utf8_lower(pc.utf8_normalize(column, "NFKC"))
-            column = pc.utf8_trim_whitespace(pc.replace_substring_regex(column, r"\s+", " "))
-        found = column.dictionary_encode()
-        digests = b"".join(xxhash.xxh3_128_digest(text.encode()) for text in found.dictionary.to_pylist())
+        if pa.types.is_primitive(column.type):
+            column = column.cast(pa.large_string())
+        elif is_text(column.type) and self.normalise:
+            column = pc.utf8_lower(pc.utf8_normalize(column.cast(pa.large_string()), "NFKC"))
+            column = pc.utf8_trim_whitespace(pc.replace_substring_regex(column, SPACE, " "))
+        try:
+            found = column.cast(pa.large_binary()).dictionary_encode()
+        except pa.ArrowNotImplementedError:
+            raise ValueError(
+                f"{rows.part.parquet}: column {self.column!r} holds {column.type}; wanted text, bytes or numbers"
+            ) from None
+        digests = b"".join(xxhash.xxh3_128_digest(value) for value in found.dictionary.to_pylist())
         return uids_from_bytes(digests)[found.indices.to_numpy()]
 
 

@@ -92,14 +92,14 @@ class DensityPruning(Share):
         fraction_of: FractionOf = "pool",
     ) -> Summary:
         """Measure the clusters, share the places out, and take the first rows of each."""
-        _, total = self.share(engine, pool, within, fraction_of)
+        lists, total = self.share(engine, pool, within, fraction_of)
         centres, wanted = centroids.rows(), int(total * self.fraction)
         sizes, inner = _measured(engine, pool, scores, len(centres))
         shares = softmax(inner * to_neighbours(centres, self.neighbours) / self.temperature)
         budgets = shared_out(shares, sizes, wanted, self.balance)
         decide = partial(_first, scores, places, budgets)
         facts = {"fraction_of": total, "wanted": wanted, "whole_clusters": int((budgets >= sizes).sum())}
-        view = View(scores=scores, skip_corrupt=pool.skip_corrupt)
+        view = View(within=lists, scores=scores, skip_corrupt=pool.skip_corrupt)
         return select(
             self, out, engine, pool=pool, view=view, decide=decide, scored=partial(_distances, scores), facts=facts
         )
@@ -117,8 +117,6 @@ def _measured(engine: Engine, pool: Pool, assigned: Assigned, clusters: int) -> 
 
 def _measure(assigned: Assigned, clusters: int, item: tuple[int, Part]) -> tuple[Sizes, Numbers]:
     number, _ = item
-    if assigned.is_damaged(number):
-        return np.zeros(clusters, np.int64), np.zeros(clusters)
     ids = assigned.clusters(number)
     there, distances = ids >= 0, assigned.of_part(number)
     return (
@@ -128,9 +126,10 @@ def _measure(assigned: Assigned, clusters: int, item: tuple[int, Part]) -> tuple
 
 
 def to_neighbours(centres: npt.NDArray[np.floating], neighbours: int) -> Numbers:
-    """The mean of 1 - (inner product) of each centre with the nearest others, shape (clusters,); NaN for one alone."""
+    """The mean of 1 - cosine of each centre with the nearest others, shape (clusters,); NaN for one alone."""
     found = np.full(len(centres), np.nan)
     count, rows = min(neighbours, len(centres) - 1), centres.astype(np.float64)
+    rows /= np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
     for start in range(0, len(rows) if count else 0, 1024):
         products = rows[start : start + 1024] @ rows.T
         products[np.arange(len(products)), start + np.arange(len(products))] = -np.inf

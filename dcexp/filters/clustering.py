@@ -2,7 +2,6 @@
 
 import json
 import math
-import shutil
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -13,7 +12,7 @@ import numpy.typing as npt
 
 from dcexp.artifacts.base import Counts, Summary
 from dcexp.artifacts.clusters import Centroids, write_centroids
-from dcexp.artifacts.files import whole_file, write_json
+from dcexp.artifacts.files import remove_folder, whole_file, write_json
 from dcexp.artifacts.pool import Part, Pool
 from dcexp.artifacts.subset import Subset
 from dcexp.artifacts.uid import UID, Uids
@@ -84,13 +83,13 @@ class KMeans(Stage):
 
     def count(self, rows: int) -> int:
         """How many clusters there are of so many rows."""
-        return math.ceil(rows / SIZE) if self.clusters == "auto" else self.clusters
+        return max(math.ceil(rows / SIZE), 1) if self.clusters == "auto" else self.clusters
 
     def run(self, out: Path, engine: Engine, *, pool: Pool, within: Subset | None = None) -> Summary:
         """Draw the sample, train, and write ``centroids.npy``. Raises ValueError for more clusters than rows."""
         require(self, pool, (), (self.feature,))
         (folder := out / FOLDER).mkdir(exist_ok=True)
-        expected = min(len(within.uids()), pool.rows) if within else pool.rows
+        expected = within.summary["distinct"] if within else pool.rows
         clusters = self.count(expected)
         share = min(self.per_cluster * clusters / max(expected, 1), 1.0)
         view = View(within=inside(within), skip_corrupt=pool.skip_corrupt)
@@ -103,7 +102,7 @@ class KMeans(Stage):
                 f"{expected:,}; wanted fewer clusters than rows (clusters=…), or more of them (per_cluster=…)"
             )
         write_centroids(out, self._trained(_together(folder, len(pool.parts)), clusters, folder))
-        shutil.rmtree(folder)
+        remove_folder(folder)
         counts = Counts(
             total=pool.rows, kept=drawn, dropped=pool.rows - drawn - missing - corrupt, missing=missing, corrupt=corrupt
         )

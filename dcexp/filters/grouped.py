@@ -1,6 +1,5 @@
 """Scores of rows among others of the same kind: of a cluster, or copies of one another."""
 
-import shutil
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -10,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dcexp.artifacts.base import Artifact, Summary
+from dcexp.artifacts.files import remove_folder
 from dcexp.artifacts.merge import Range
 from dcexp.artifacts.pool import DamagedError, Part, Pool
 from dcexp.artifacts.scores import damaged_mark
@@ -69,7 +69,7 @@ class GroupedScore(Score):
         found = groups.ranges(len(parts), self.together)
         list(engine.map(partial(_judge, self, groups, len(parts)), list(enumerate(found)), what=f"{self.label}: judge"))
         summary = super().run(out, engine, pool=pool, within=within, groups=groups, **artifacts)
-        shutil.rmtree(folder)
+        remove_folder(folder)
         return summary
 
     def score(self, rows: Rows, **extra: Any) -> Numbers:

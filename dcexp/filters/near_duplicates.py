@@ -1,6 +1,5 @@
 """Near-duplicate removal: of images whose features are all but the same, the one with the best caption stays."""
 
-import shutil
 from dataclasses import dataclass
 from functools import partial
 from itertools import accumulate
@@ -8,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from dcexp.artifacts.base import Counts, Summary
+from dcexp.artifacts.files import remove_folder
 from dcexp.artifacts.pool import Pool
 from dcexp.artifacts.subset import Subset
 from dcexp.engines.base import Engine
@@ -79,7 +79,7 @@ class DuplicateDistance(Score):
             width=pool.features[self.feature],
             quality=QUALITY,
             quantizer=Quantizer(lists=self.lists, subvectors=self.subvectors, seed=self.seed),
-            expected=min(len(within.uids()), pool.rows) if within else pool.rows,
+            expected=within.summary["distinct"] if within else pool.rows,
             skip_corrupt=pool.skip_corrupt,
         )
         parts = list(enumerate(pool.parts))
@@ -95,7 +95,7 @@ class DuplicateDistance(Score):
         items = [(*item, first) for item, first in zip(parts, firsts, strict=False)]
         look_up = partial(search.look_up, out, self.neighbours, self.probes)
         finite = sum(engine.map(look_up, items, what="near-duplicates: look up"))
-        shutil.rmtree(out / FOLDER)
+        remove_folder(out / FOLDER)
         corrupt = sum(part.rows for (_, part), size in zip(parts, sizes, strict=True) if size < 0)
         counts = Counts(total=pool.rows, kept=rows, missing=pool.rows - rows - corrupt, corrupt=corrupt)
         return Summary(counts=counts, facts={"with_a_better_neighbour": finite})

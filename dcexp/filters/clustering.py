@@ -83,7 +83,7 @@ class KMeans(Stage):
 
     def count(self, rows: int) -> int:
         """How many clusters there are of so many rows."""
-        return max(math.ceil(rows / SIZE), 1) if self.clusters == "auto" else self.clusters
+        return math.ceil(rows / SIZE) if self.clusters == "auto" else self.clusters
 
     def run(self, out: Path, engine: Engine, *, pool: Pool, within: Subset | None = None) -> Summary:
         """Draw the sample, train, and write ``centroids.npy``. Raises ValueError for more clusters than rows."""

@@ -15,12 +15,16 @@ from tests.pools import ONE, hex_uids, write_parquet
 class Images:
     """A pool of metadata and features without shards; its rows as plain Python."""
 
-    def __init__(self, root, parts, texts=(), **columns):
-        """``parts`` are arrays of features, ``texts`` those of captions, ``columns`` lists of values over all rows."""
+    def __init__(self, root, parts, texts=(), named=(), **columns):
+        """``parts`` are arrays of features, ``texts`` those of captions, ``columns`` lists of values over all rows.
+
+        ``named`` are the rows' uids; some are made up where it is empty.
+        """
         self.root, self.uids, start = Path(root), [], 0
         columns = {name: pa.array(values) for name, values in columns.items()}  # the same type in every part
         for number, features in enumerate(parts):
-            uids, stop = hex_uids(len(features), seed=(number + 1) * 1000), start + len(features)
+            stop = start + len(features)
+            uids = list(named[start:stop]) or hex_uids(len(features), seed=(number + 1) * 1000)
             own = {name: values[start:stop] for name, values in columns.items()}
             write_parquet(self.root / "pool" / "metadata" / f"{number:04d}.parquet", uids, **own)
             more = {"l14_txt": texts[number]} if len(texts) else {}

@@ -1,14 +1,12 @@
 """k-means: against its two steps written out in double precision, scikit-learn, faiss and planted clusters."""
 
 import json
-from contextlib import suppress
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dcexp.artifacts import files
 from dcexp.artifacts.clusters import Centroids
 from dcexp.filters import clustering, kmeans
 from dcexp.filters.clustering import KMeans
@@ -17,6 +15,7 @@ from dcexp.filters.random import RandomFraction
 from dcexp.filters.uids import UidList
 from dcexp.store import Store
 from tests.filters.images import Images, random_features
+from tests.filters.stopped import stopped_at, stopped_cleaning_up
 from tests.pools import ONE, hex_uids
 
 SIZES = (70, 0, 1, 59)
@@ -235,37 +234,18 @@ def test_how_a_pool_is_cut_into_files_and_their_order_do_not_matter(tmp_path):
     assert made[0] == made[1] == made[2]
 
 
-class Stopped(BaseException):
-    """A kill."""
-
-
-def stopping(real, nth):
-    """What is never reached by the nth call and all after it."""
-    seen = []
-
-    def stop(*args, **how):
-        seen.append(1)
-        if len(seen) >= nth:
-            raise Stopped
-        return real(*args, **how)
-
-    return stop
-
-
 @pytest.mark.parametrize("library", ["torch", "faiss"])
 def test_an_attempt_that_is_stopped_at_any_file_goes_on_to_the_same_bytes(library, tmp_path, monkeypatch):
     pool = Images(tmp_path, random_features(10, *SIZES))
     stage = KMeans(clusters=6, iterations=4, library=library)
     whole = centres(pool, stage)
 
-    def stopped_at(nth, store):
-        with monkeypatch.context() as patch, suppress(Stopped):
-            patch.setattr(files.Path, "replace", stopping(files.Path.replace, nth))
-            return centres(pool, stage, store=store)
+    def stopped(nth, store):
+        return stopped_at(monkeypatch, nth, lambda: centres(pool, stage, store=store))
 
-    made = [next(filter(None, (stopped_at(nth, "often") for nth in range(1, 99))))]
+    made = [next(filter(None, (stopped(nth, "often") for nth in range(1, 99))))]
     for nth in (9, 12, 17, 20):
-        stopped_at(nth, f"once-{nth}")
+        stopped(nth, f"once-{nth}")
         assert list((tmp_path / f"once-{nth}" / "centroids").glob("*.partial"))
         made.append(centres(pool, stage, store=f"once-{nth}"))
     assert all((m.file.read_bytes(), m.summary) == (whole.file.read_bytes(), whole.summary) for m in made)
@@ -274,16 +254,7 @@ def test_an_attempt_that_is_stopped_at_any_file_goes_on_to_the_same_bytes(librar
 def test_an_attempt_that_is_stopped_while_it_cleans_up_goes_on(tmp_path, monkeypatch):
     pool = Images(tmp_path, random_features(10, *SIZES))
     whole = centres(pool, KMeans(clusters=6))
-
-    def half(folder, **how):
-        for path in sorted(folder.glob("*.npy")):
-            path.unlink()
-        raise Stopped
-
-    monkeypatch.setattr(files.shutil, "rmtree", lambda folder, **how: half(folder) if folder.is_dir() else None)
-    with pytest.raises(Stopped):
-        centres(pool, KMeans(clusters=6), store="stopped")
-    monkeypatch.undo()
+    stopped_cleaning_up(monkeypatch, lambda: centres(pool, KMeans(clusters=6), store="stopped"))
     made = centres(pool, KMeans(clusters=6), store="stopped")
     assert made.file.read_bytes() == whole.file.read_bytes() and len(list(made.path.iterdir())) == 2
 

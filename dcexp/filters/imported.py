@@ -31,7 +31,7 @@ class ImportedScore(Score):
 
     Where the pool's samples stand in the table is found once for all its columns
     (:class:`~dcexp.filters.table_rows.TableRow`); then a column is read once and its numbers are picked. Memory, for n
-    rows in the largest part: 40 MB and 50 n bytes in a worker. The column takes 8 bytes a row of the table on the disk
+    rows in the largest part: 80 MB and 60 n bytes in a worker. The column takes 8 bytes a row of the table on the disk
     meanwhile, which the workers map. Equal scores in equal tables give equal bytes, in any order of rows.
     """
 

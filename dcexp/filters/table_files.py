@@ -22,6 +22,7 @@ FORMATS = (
 BESIDE = ".uids.npy"
 UID_NAME, ONLY = "uid", "score"  # ONLY: what the numbers of a .npy are called
 ROWS = 1 << 20  # of a table that are held at once
+CHUNK = 1 << 16  # rows that are decoded at once, which takes several times as much memory
 
 
 def table_files(path: Path) -> tuple[Path, ...]:
@@ -142,8 +143,8 @@ def _parquet_names(path: Path) -> list[str]:
 def _parquet(path: Path, column: str) -> Iterator[Any]:
     import pyarrow.parquet as pq
 
-    file = pq.ParquetFile(path, memory_map=True, pre_buffer=False)
-    return (batch[column] for batch in file.iter_batches(ROWS, columns=[column], use_threads=False))
+    file = pq.ParquetFile(path, buffer_size=1 << 20, pre_buffer=False)
+    return (batch[column] for batch in file.iter_batches(CHUNK, columns=[column], use_threads=False))
 
 
 def _csv_names(path: Path) -> list[str]:
@@ -191,7 +192,7 @@ def _npy(path: Path, column: str) -> Iterator[Any]:
 def _slices(array: npt.NDArray[Any]) -> Iterator[Any]:
     if array.ndim != 1:
         raise ValueError(f"it has the shape {array.shape}, not one entry a row")
-    return (array[start : start + ROWS] for start in range(0, len(array), ROWS))
+    return (array[start : start + CHUNK] for start in range(0, len(array), CHUNK))
 
 
 KINDS = {

@@ -33,9 +33,9 @@ class TableRow(Score):
     and ``again.npy`` in the artifact pairs every later one with it, shape (n, 2). The summary's ``table`` says how
     many ``rows`` each file has, how many ``distinct`` uids, and how many of these are ``unknown`` to the pool.
 
-    Memory, for T rows in the table and n in the largest part: in a worker 110 MB and 100 n bytes; in the parent about
-    100 bytes for each of the rows merged together (T / 4096, at least 0.5 million), and T in the end. What is sorted
-    takes 48 T on the disk meanwhile; workers map 24 T of it.
+    Memory, for T rows in the table and n in the largest part: in a worker 140 MB to sort, 200 n bytes to look up; in
+    the parent about 100 bytes for each of the rows merged together (T / 4096, at least 0.5 million), and T in the end.
+    Meanwhile 56 T bytes lie on the disk, of which 24 T are mapped.
     """
 
     table: str = field(compare=False)

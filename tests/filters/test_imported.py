@@ -167,7 +167,7 @@ def test_small_blocks_of_a_file_are_sorted_together(tmp_path):
 
 
 def test_a_bad_uid_far_down_is_found_again(tmp_path, monkeypatch):
-    monkeypatch.setattr(table_files, "ROWS", 100)
+    monkeypatch.setattr(table_files, "CHUNK", 100)
     uids = np.array([f"{n:032x}" for n in range(250)])
     uids[230] = "xyz"
     np.savez(tmp_path / "t.npz", uid=uids, score=np.arange(250))
@@ -184,7 +184,8 @@ def test_any_files_in_any_pieces_are_put_in_order(data):
     uids = st.lists(st.integers(0, 30).map(lambda n: (n % 3, n)), max_size=40)
     tables = [np.array(rows, dtype=UID) for rows in data.draw(st.lists(uids, min_size=1, max_size=4))]
     with TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(table_files, "ROWS", data.draw(st.integers(1, 50)))
+        for name in ("ROWS", "CHUNK"):
+            patch.setattr(table_files, name, data.draw(st.integers(1, 50)))
         patch.setattr(merge, "RANGE", data.draw(st.integers(1, 50)))
         files = []
         for number, table in enumerate(tables):

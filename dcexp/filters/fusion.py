@@ -32,10 +32,10 @@ class Fusion(Score):
     all rows that have that score: ``minmax`` (s - lowest) / (highest - lowest), as SIEVE; ``rank`` ranks / N, 1 / N
     for the lowest, equal scores sharing the mean of their ranks; ``z`` (s - mean) / deviation, dividing by N;
     ``raw`` s itself. A score that is the same everywhere adds nothing by minmax and z. Infinite scores are ranked;
-    the others refuse them.
+    the others refuse them. A weight of 0 leaves a score out: it need not be there.
 
-    Memory: a part in a worker; for ``rank`` the parent sorts one score at a time, 16 bytes a row of the pool at most,
-    and leaves 8 bytes a row and score on the disk meanwhile, which the workers map.
+    Memory: in a worker about 60 bytes for each row of the largest part; for ``rank`` the parent sorts one score at a
+    time, 16 bytes a row of the pool, and leaves 8 bytes a row and score on the disk meanwhile, which the workers map.
     """
 
     weights: dict[str, float]
@@ -50,10 +50,12 @@ class Fusion(Score):
             raise ValueError("weights={}: wanted a weight for each score, such as weights={clip: 0.5, mine: 0.5}")
         if lacking := [name for name in self.of if name not in self.weights]:
             raise ValueError(f"weights has none for {lacking[0]!r} of {', '.join(self.of)}; 0 leaves a score out")
+        if not any(self.weights.values()):
+            raise ValueError(f"weights={self.weights}: all are 0, so no score is left; wanted one that is not")
 
     def scores(self) -> dict[str, Score]:
-        """Every score, by name, in the order of the names."""
-        return {name: self.of.get(name) or self._column(name) for name in sorted(self.weights)}
+        """Every score that has a weight, by name, in the order of the names."""
+        return {name: self.of.get(name) or self._column(name) for name in sorted(self.weights) if self.weights[name]}
 
     def _column(self, name: str) -> Score:
         table = self.table
@@ -68,21 +70,14 @@ class Fusion(Score):
         made = {name: score.inputs(pool).get("scores") for name, score in self.scores().items()}
         return {f"{PREFIX}{name}": step for name, step in made.items() if step}
 
-    def check(self, engine: Engine, **values: Any) -> None:
-        """Raise what is wrong with the table."""
-        if self.table:
-            for score in self.scores().values():
-                score.check(engine)
-
     def run(self, out: Path, engine: Engine, *, pool: Pool, **extra: Any) -> Summary:
         """Measure every score over the pool, then fuse them part by part. Raises ValueError for infinite scores."""
         require(self, pool, self.needs())
         (folder := out / FOLDER).mkdir(exist_ok=True)
         scales = Scales(folder)
-        if self.norm != "raw":
-            for name, score in self.scores().items():
-                read = partial(_values, score, extra.get(f"{PREFIX}{name}"), pool.skip_corrupt)
-                scales.measure(engine, pool.parts, read, name, self.norm)
+        for number, (name, score) in enumerate(self.scores().items() if self.norm != "raw" else ()):
+            read = partial(_values, score, extra.get(f"{PREFIX}{name}"), pool.skip_corrupt)
+            scales.measure(engine, pool.parts, read, number, name, self.norm)
         summary = super().run(out, engine, pool=pool, scales=scales, **extra)
         shutil.rmtree(folder)
         return summary
@@ -91,12 +86,15 @@ class Fusion(Score):
         """The sums, float64; NaN where a score is missing."""
         total, scales = np.zeros(len(rows)), extra["scales"]
         assert isinstance(scales, Scales)
-        for name, score in self.scores().items():
+        for number, (name, score) in enumerate(self.scores().items()):
             given = extra.get(f"{PREFIX}{name}")
             scores = given if isinstance(given, Scores) else None
             if scores and scores.is_damaged(rows.number):
                 raise DamagedError(f"{rows.part.parquet} could not be read when {name} was made")
-            total += self.weights[name] * scales.normed(name, self.norm, score.read(rows, scores).astype(np.float64))
+            values = score.read(rows, scores).astype(np.float64)
+            if self.norm == "raw" and np.isinf(values).any():
+                raise ValueError(f"the score {name!r} is infinite, which norm=raw cannot add up; use norm=rank")
+            total += self.weights[name] * scales.normed(number, self.norm, values)
         return total
 
 

@@ -69,7 +69,8 @@ def made(images, table, engine=ONE, store="store", **fields):
 
 @pytest.mark.parametrize("suffix", [".parquet", ".csv", ".npz", ".npy"])
 def test_every_format_gives_each_row_its_score(images, known, tmp_path, suffix, monkeypatch):
-    monkeypatch.setattr(table_files, "ROWS", 16)
+    for name in ("ROWS", "CHUNK"):
+        monkeypatch.setattr(table_files, name, 16)
     values, summary = made(images, write(tmp_path / "t" / f"scores{suffix}", known))
     assert np.array_equal(values, [known.get(uid, np.nan) for uid in images.uids], equal_nan=True)
     assert summary["counts"]["kept"] == 79 and summary["counts"]["missing"] == 21

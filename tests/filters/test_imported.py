@@ -160,7 +160,9 @@ def test_a_csv_is_read_as_its_writer_meant_it(images, tmp_path):
 
 def test_small_blocks_of_a_file_are_sorted_together(tmp_path):
     uids = [f"{n:032x}" for n in range(60_000)]
-    (tmp_path / "long.csv").write_text("uid,score\n" + "".join(f"{u},{n}\n" for n, u in enumerate(uids)))
+    text = "line\n" * 30
+    lines = [f'{uid},"{text * (n % 5)}",{n}\n' for n, uid in enumerate(uids)]
+    (tmp_path / "long.csv").write_text("uid,text,score\n" + "".join(lines))
     pq.write_table(pa.table({"uid": uids, "score": range(60_000)}), tmp_path / "groups.parquet", row_group_size=5_000)
     for name in ("long.csv", "groups.parquet"):
         (own,), (numbers,) = uid_pieces(tmp_path / name), number_pieces(tmp_path / name, "score")
@@ -236,12 +238,15 @@ def test_a_damaged_part_is_counted_and_has_no_score(images, known, tmp_path, har
     assert built.summary["counts"]["corrupt"] == 40 and 0.7 < built.summary["coverage"] < 0.85
 
 
-def test_a_table_that_changes_while_the_run_goes_on_is_refused(images, known, tmp_path):
-    path = write(tmp_path / "t" / "one.csv", known)
+@pytest.mark.parametrize("looked_up", [False, True])
+def test_a_table_that_changes_while_the_run_goes_on_is_refused(images, known, tmp_path, looked_up):
+    path, store = write(tmp_path / "t" / "one.csv", known), Store(root=str(tmp_path / "store"))
     step = ImportedScore(table=str(path)).step(images.source)
+    if looked_up:
+        store.build(step.steps["places"], ONE)
     path.write_text(path.read_text() + "\n")
     with pytest.raises(ValueError, match=r"one.csv was changed while the run was going"):
-        Store(root=str(tmp_path / "store")).build(step, ONE)
+        store.build(step if looked_up else step.steps["places"], ONE)
 
 
 def test_an_import_stopped_at_any_file_goes_on_to_the_same_numbers(images, known, tmp_path, monkeypatch):

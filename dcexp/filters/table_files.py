@@ -4,7 +4,6 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,17 +11,11 @@ import numpy as np
 import numpy.typing as npt
 
 from dcexp.artifacts.uid import UID, Uids, parse_uids
+from dcexp.filters.table_formats import BESIDE, KINDS, UID_NAME, kind_of
 
 Numbers = npt.NDArray[np.float64]
 
-FORMATS = (
-    "a .parquet or .csv with a column uid, a .npz with an array uid, a .npy of numbers with its uids beside it in "
-    "NAME.uids.npy, or a folder of such files"
-)
-BESIDE = ".uids.npy"
-UID_NAME, ONLY = "uid", "score"  # ONLY: what the numbers of a .npy are called
 ROWS = 1 << 20  # of a table that are held at once
-CHUNK = 1 << 16  # rows that are decoded at once, which takes several times as much memory
 
 
 def table_files(path: Path) -> tuple[Path, ...]:
@@ -31,15 +24,10 @@ def table_files(path: Path) -> tuple[Path, ...]:
     return tuple(p for p in found if p.is_file() and not p.name.endswith(BESIDE))
 
 
-def uids_beside(path: Path) -> Path:
-    """Where the uids of a .npy lie."""
-    return path.with_name(path.stem + BESIDE)
-
-
 def require_column(path: Path, column: str) -> None:
     """Raise ValueError, naming the file, when it has no uids or no ``column``, or two of that name."""
     with _speaking_of(path):
-        names = _kind(path).names(path)
+        names = kind_of(path).names(path)
         for name in (UID_NAME, column):
             if (times := names.count(name)) != 1:
                 many = f"{times} columns" if times else "no column"
@@ -67,7 +55,7 @@ def _pieces(path: Path, column: str, convert: Callable[[Any], Any]) -> Iterator[
     require_column(path, column)
     held: list[Any] = []
     with _speaking_of(path, column):
-        for chunk in _converted(_kind(path).chunks(path, column), convert):
+        for chunk in _converted(kind_of(path).chunks(path, column), convert):
             if held and sum(map(len, held)) + len(chunk) > ROWS:
                 yield np.concatenate(held)
                 held = []
@@ -118,86 +106,3 @@ def _numbers(chunk: Any) -> Numbers:
         raise ValueError(f"it holds {kind}, not numbers")
     numbers: Numbers = chunk.cast(pa.float64()).to_numpy(zero_copy_only=False)
     return numbers
-
-
-@dataclass(frozen=True, kw_only=True)
-class Kind:
-    """How files of one kind are read: the names of their columns, and one column chunk by chunk."""
-
-    names: Callable[[Path], list[str]]
-    chunks: Callable[[Path, str], Iterable[Any]]
-
-
-def _kind(path: Path) -> Kind:
-    if path.suffix not in KINDS:
-        raise ValueError(f"wanted {FORMATS}")
-    return KINDS[path.suffix]
-
-
-def _parquet_names(path: Path) -> list[str]:
-    import pyarrow.parquet as pq
-
-    return list(pq.ParquetFile(path).schema_arrow.names)
-
-
-def _parquet(path: Path, column: str) -> Iterator[Any]:
-    import pyarrow.parquet as pq
-
-    file = pq.ParquetFile(path, buffer_size=1 << 20, pre_buffer=False)
-    return (batch[column] for batch in file.iter_batches(CHUNK, columns=[column], use_threads=False))
-
-
-def _csv_names(path: Path) -> list[str]:
-    return list(_open_csv(path, {}).schema.names)
-
-
-def _csv(path: Path, column: str) -> Iterator[Any]:
-    import pyarrow as pa
-
-    kind = pa.string() if column == UID_NAME else pa.float64()
-    return (batch[column] for batch in _open_csv(path, {"column_types": {column: kind}, "include_columns": [column]}))
-
-
-def _open_csv(path: Path, convert: dict[str, Any]) -> Any:
-    from pyarrow import csv
-
-    return csv.open_csv(
-        path,
-        read_options=csv.ReadOptions(use_threads=False),
-        parse_options=csv.ParseOptions(newlines_in_values=True),
-        convert_options=csv.ConvertOptions(**convert),
-    )
-
-
-def _npz_names(path: Path) -> list[str]:
-    with np.load(path, allow_pickle=False) as archive:
-        return list(archive.files)
-
-
-def _npz(path: Path, column: str) -> Iterator[Any]:
-    with np.load(path, allow_pickle=False) as archive:
-        return _slices(archive[column])
-
-
-def _npy_names(path: Path) -> list[str]:
-    if not (beside := uids_beside(path)).is_file():
-        raise ValueError(f"its uids are to lie beside it in {beside.name}, which is not there")
-    return [UID_NAME, ONLY]
-
-
-def _npy(path: Path, column: str) -> Iterator[Any]:
-    return _slices(np.load(uids_beside(path) if column == UID_NAME else path, mmap_mode="r", allow_pickle=False))
-
-
-def _slices(array: npt.NDArray[Any]) -> Iterator[Any]:
-    if array.ndim != 1:
-        raise ValueError(f"it has the shape {array.shape}, not one entry a row")
-    return (array[start : start + CHUNK] for start in range(0, len(array), CHUNK))
-
-
-KINDS = {
-    ".parquet": Kind(names=_parquet_names, chunks=_parquet),
-    ".csv": Kind(names=_csv_names, chunks=_csv),
-    ".npz": Kind(names=_npz_names, chunks=_npz),
-    ".npy": Kind(names=_npy_names, chunks=_npy),
-}

@@ -17,7 +17,8 @@ from dcexp.artifacts.uid import Uids
 from dcexp.engines.base import Engine
 from dcexp.filters.rows import Rows
 from dcexp.filters.score import Numbers, Score
-from dcexp.filters.table_files import FORMATS, UID_NAME, require_column, table_files, uids_beside
+from dcexp.filters.table_files import require_column, table_files
+from dcexp.filters.table_formats import FORMATS, UID_NAME, uids_beside
 from dcexp.filters.table_order import AGAIN, ROWS, UIDS, sort_table
 from dcexp.stage import Step
 

@@ -16,7 +16,7 @@ from dcexp.artifacts.scores import Scores
 from dcexp.artifacts.uid import UID, parse_uids
 from dcexp.checks import check_all
 from dcexp.engines.local import Local
-from dcexp.filters import table_files, table_rows
+from dcexp.filters import table_files, table_formats, table_rows
 from dcexp.filters.cut import TopFraction
 from dcexp.filters.fusion import Fusion
 from dcexp.filters.imported import ImportedScore
@@ -69,8 +69,8 @@ def made(images, table, engine=ONE, store="store", **fields):
 
 @pytest.mark.parametrize("suffix", [".parquet", ".csv", ".npz", ".npy"])
 def test_every_format_gives_each_row_its_score(images, known, tmp_path, suffix, monkeypatch):
-    for name in ("ROWS", "CHUNK"):
-        monkeypatch.setattr(table_files, name, 16)
+    monkeypatch.setattr(table_files, "ROWS", 16)
+    monkeypatch.setattr(table_formats, "CHUNK", 8)
     values, summary = made(images, write(tmp_path / "t" / f"scores{suffix}", known))
     assert np.array_equal(values, [known.get(uid, np.nan) for uid in images.uids], equal_nan=True)
     assert summary["counts"]["kept"] == 79 and summary["counts"]["missing"] == 21
@@ -170,7 +170,7 @@ def test_small_blocks_of_a_file_are_sorted_together(tmp_path):
 
 
 def test_a_bad_uid_far_down_is_found_again(tmp_path, monkeypatch):
-    monkeypatch.setattr(table_files, "CHUNK", 100)
+    monkeypatch.setattr(table_formats, "CHUNK", 100)
     uids = np.array([f"{n:032x}" for n in range(250)])
     uids[230] = "xyz"
     np.savez(tmp_path / "t.npz", uid=uids, score=np.arange(250))
@@ -187,8 +187,8 @@ def test_any_files_in_any_pieces_are_put_in_order(data):
     uids = st.lists(st.integers(0, 30).map(lambda n: (n % 3, n)), max_size=40)
     tables = [np.array(rows, dtype=UID) for rows in data.draw(st.lists(uids, min_size=1, max_size=4))]
     with TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
-        for name in ("ROWS", "CHUNK"):
-            patch.setattr(table_files, name, data.draw(st.integers(1, 50)))
+        patch.setattr(table_files, "ROWS", data.draw(st.integers(1, 50)))
+        patch.setattr(table_formats, "CHUNK", data.draw(st.integers(1, 50)))
         patch.setattr(merge, "RANGE", data.draw(st.integers(1, 50)))
         files = []
         for number, table in enumerate(tables):

@@ -20,6 +20,7 @@ REQUIRED = {  # what an option asks its user for
     "webdataset": ["source.root=/data/mine"],
     "uids": ["filter.path=/data/mine.npy"],
     "fusion": ["filter.score.weights={score: 1}"],
+    "hard_cap": ["filter.score.column=score"],
     "soft_cap": ["filter.score.column=score"],
     "m_flyt": ["filter.score.table=/data/scores"],
     "imported": ["filter.score.table=/data/scores.parquet"],

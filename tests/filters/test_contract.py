@@ -19,7 +19,8 @@ from tests.pools import sample, write_tar
 from tests.test_conf import REQUIRED, composed
 
 OPTIONS = sorted(path.stem for path in (CONF / "filter").glob("*.yaml"))
-MAY_REPEAT = {"image_based_sampling", "text_based_sampling", "sample", "soft_cap", "m_flyt", "sum", "repeat"}
+SAMPLING = {"image_based_sampling", "text_based_sampling", "sample", "hard_cap", "soft_cap", "m_flyt"}
+MAY_REPEAT = {*SAMPLING, "sum", "repeat"}
 SCORE = "clip_l14_similarity_score"
 CLUSTERS = ("centroids={root}/centroids.npy", "target={root}/target.npy")
 WORDS = {  # what an option needs to run on this pool
@@ -32,6 +33,7 @@ WORDS = {  # what an option needs to run on this pool
     "near_duplicates": ["filter.subvectors=4"],
     "uids": ["filter.path={root}/list.txt"],
     "fusion": [f"filter.score.weights={{{{{SCORE}: 1, clip_b32_similarity_score: 0.5}}}}"],
+    "hard_cap": [f"filter.score.column={SCORE}"],
     "soft_cap": [f"filter.score.column={SCORE}", "filter.batch=10"],
     "m_flyt": ["filter.score.table={root}/m_flyt.csv", "filter.batch=10"],
     "imported": ["filter.score.table={root}/scores.csv"],

@@ -1,6 +1,7 @@
 """Scores of others, joined to the pool by uid."""
 
 import itertools
+import re
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -15,6 +16,7 @@ from dcexp.artifacts import merge
 from dcexp.artifacts.scores import Scores
 from dcexp.artifacts.uid import UID, parse_uids
 from dcexp.checks import check_all
+from dcexp.cli import CONF
 from dcexp.engines.local import Local
 from dcexp.filters import table_files, table_formats, table_rows
 from dcexp.filters.cut import TopFraction
@@ -27,6 +29,7 @@ from dcexp.store import Store
 from tests.filters.images import Images, random_features
 from tests.filters.test_faults import broken_pages
 from tests.pools import ONE, hex_uids
+from tests.test_conf import composed
 
 
 @pytest.fixture
@@ -93,6 +96,17 @@ def test_a_cut_takes_the_best_of_those_that_have_one(images, known, tmp_path):
     taken = images.taken(TopFraction(fraction=0.1, ties="exact", score=score))
     best = sorted((u for u in images.uids if known.get(u, np.nan) == known.get(u)), key=known.get)[-10:]
     assert sorted(best) == taken
+
+
+def test_filters_by_a_column_of_the_pool_go_by_one_of_a_table_as_documented(images, known, tmp_path):
+    path = write(tmp_path / "t" / "one.csv", known)
+    text = (CONF.parent / "docs" / "filters.md").read_text()
+    (command,) = re.findall(r"^(filter=threshold .*?)^```", text, re.MULTILINE | re.DOTALL)
+    words = command.replace("\\\n", " ").replace("FILE", str(path)).split()
+    expected = sorted(uid for uid in images.uids if known.get(uid, 0) >= 0.5)
+    assert images.taken(composed(*words).filter) == expected and len(expected) > 10
+    for option in ("sample", "hard_cap", "soft_cap"):
+        assert composed(f"filter={option}", *words[2:]).filter.score == ImportedScore(table=str(path))
 
 
 def test_a_table_is_known_by_its_content(images, known, tmp_path):

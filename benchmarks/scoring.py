@@ -1,10 +1,10 @@
 """How much of its loader's rate ``score`` keeps.
 
-    python benchmarks/scoring.py --images 1000 --repeats 5
+    python benchmarks/scoring.py --images 2000 --tars 2 --repeats 5
 
-One process: ``loader`` reads a generated tar, decodes, crops and tokenises; ``score`` does that, encodes with the tiny
-model, and writes the npz and the parquet. They take turns, after one unmeasured round of both; the model is loaded
-already. Where other programs use the machine too, the share of the CPU time says more than that of the rates.
+One process: ``loader`` reads generated tars, decodes, crops and tokenises; ``score`` does that, encodes with the tiny
+model, and writes npz and parquet of each tar. They take turns, after one unmeasured round of both, in which the model
+is loaded. Where other programs use the machine too, the share of the CPU time says more than that of the rates.
 
 Images are JPEGs of ``--width`` pixels, a quarter less in height (CommonPool's are 512 pixels long at most); captions
 have 12 words. With ``--model`` another of open_clip's architectures with random weights is used instead of the tiny
@@ -69,26 +69,29 @@ def write_weights(folder: Path, model: str) -> Path:
     return path
 
 
-def compared(folder: Path, model: str, images: int, width: int, repeats: int, threads: int) -> None:
+def compared(folder: Path, model: str, images: int, tars: int, width: int, repeats: int, threads: int) -> None:
     """Let the two take turns, and print their rates."""
     from dcexp.artifacts.tar import TarReader
     from dcexp.scoring.encoder import Encoder
     from dcexp.scoring.samples import Reading
     from dcexp.scoring.shard import Job, _encoder, score_tar
 
-    tar = folder / "a.tar"
-    size = write_tar(tar, images, width)
+    paths = [str(folder / f"{number}.tar") for number in range(tars)]
+    size = sum(write_tar(Path(path), images, width) for path in paths)
+    count = images * tars
     job = Job(out=folder / "out", weights=str(write_weights(folder, model)), model=model, sha256="", feature="l14",
-              half=False, batch=256, processes=max((os.cpu_count() or 1) // threads, 1))  # fmt: skip
-    encoder: Encoder = _encoder(job.weights, job.sha256, job.model, job.half, job.batch, 0)
+              half=False, batch=256, threads=threads)  # fmt: skip
+    encoder: Encoder = _encoder(job.weights, job.sha256, job.model, job.half, job.batch)
 
     def loader() -> None:
-        with TarReader(str(tar)) as reader:
-            assert sum(len(p.pictured) for p in encoder.prepared(Reading(reader, str(tar)).pieces(), threads)) == images
+        for path in paths:
+            with TarReader(path) as reader:
+                assert sum(len(p.pictured) for p in encoder.prepared(Reading(reader, path).pieces(), threads)) == images
 
     def score() -> None:
         with tempfile.TemporaryDirectory(dir=folder) as out:
-            assert score_tar(replace(job, out=Path(out)), (0, str(tar))).counts.kept == images
+            for item in enumerate(paths):
+                assert score_tar(replace(job, out=Path(out)), item).counts.kept == images
 
     walls: dict[str, list[float]] = {"loader": [], "score": []}
     cpus: dict[str, list[float]] = {"loader": [], "score": []}
@@ -99,12 +102,14 @@ def compared(folder: Path, model: str, images: int, width: int, repeats: int, th
             if repeat:
                 walls[run.__name__].append(time.perf_counter() - wall)
                 cpus[run.__name__].append(time.process_time() - cpu)
-    print(f"{model}, {images:,} samples of {width} pixels and {size / images / 1e3:.0f} kB, {threads} threads")
+    print(
+        f"{model}, {tars} tars of {images:,} samples of {width} pixels and {size / count / 1e3:.0f} kB, {threads} threads"
+    )
     print(f"samples/s, median of {repeats} (lowest to highest); CPU time, lowest")
     for name, found in walls.items():
-        low, middle, high = (images / f(found) for f in (max, statistics.median, min))
+        low, middle, high = (count / f(found) for f in (max, statistics.median, min))
         print(
-            f"{name:<8} {middle:8,.0f}   ({low:,.0f} to {high:,.0f})   {min(cpus[name]) / images * 1e3:.2f} ms a sample"
+            f"{name:<8} {middle:8,.0f}   ({low:,.0f} to {high:,.0f})   {min(cpus[name]) / count * 1e3:.2f} ms a sample"
         )
     shares = [
         statistics.median(walls["loader"]) / statistics.median(walls["score"]),
@@ -116,13 +121,16 @@ def compared(folder: Path, model: str, images: int, width: int, repeats: int, th
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, default=1000)
+    parser.add_argument("--tars", type=int, default=2)
     parser.add_argument("--width", type=int, default=512)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--model", default=TINY)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        compared(Path(folder), options.model, options.images, options.width, options.repeats, options.threads)
+        compared(
+            Path(folder), options.model, options.images, options.tars, options.width, options.repeats, options.threads
+        )
 
 
 if __name__ == "__main__":

@@ -48,6 +48,8 @@ def load_model(checkpoint: str | Path, name: str) -> "tuple[CLIP, Transform]":
 
     Raises BrokenModelError for a file with other things than tensors in it, and for weights of another architecture.
     """
+    from safetensors import SafetensorError
+
     try:
         model, _, evaluation = _create(name, pretrained=str(checkpoint))
     except pickle.UnpicklingError as error:
@@ -55,7 +57,7 @@ def load_model(checkpoint: str | Path, name: str) -> "tuple[CLIP, Transform]":
             f"{checkpoint} holds other things than tensors, which could run code when they are loaded, or is no "
             f"checkpoint: {_first_line(error)}. Wanted: torch.save({{'state_dict': model.state_dict()}}, file)"
         ) from None
-    except (RuntimeError, KeyError, EOFError) as error:
+    except (RuntimeError, KeyError, EOFError, SafetensorError) as error:
         raise BrokenModelError(f"{checkpoint} is not a checkpoint of {name}: {_first_line(error)}") from None
     return model.eval(), evaluation
 

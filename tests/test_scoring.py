@@ -1,8 +1,5 @@
 """The verb ``score``: features equal open_clip's own, what is missing is counted, and every feature filter runs."""
 
-import json
-from pathlib import Path
-
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -19,16 +16,15 @@ from dcexp.filters.clusters import InClusters
 from dcexp.filters.imagenet import ImageNetDistance
 from dcexp.model import load_model, tokenizer
 from dcexp.reshard.copy import Copy
-from dcexp.scoring import shard
-from dcexp.scoring.request import Request, score
+from dcexp.scoring import files, shard
+from dcexp.scoring.request import score
 from dcexp.sources.commonpool import CommonPool
 from dcexp.sources.webdataset import WebDataset
 from dcexp.store import Store
 from tests.cli import dcexp
-from tests.pools import ONE, hex_uids, sample, write_tar
-from tests.tasks.sets import KINDS, MODEL, checkpoint, encoded, picture
-
-UIDS = hex_uids(70)
+from tests.pools import ONE, write_tar
+from tests.scored import UIDS, arrays, contents, pictures, request, table
+from tests.tasks.sets import MODEL, checkpoint
 
 
 @pytest.fixture(scope="module")
@@ -41,17 +37,6 @@ def other_weights(tmp_path_factory):
     return checkpoint(tmp_path_factory.mktemp("trained") / "checkpoint", seed=1).weights
 
 
-def pictures(count, seed=0):
-    """Samples with images of every kind, and captions of every length."""
-    rng, made = np.random.default_rng(seed), []
-    for i in range(count):
-        mode, extension = KINDS[i % len(KINDS)]
-        rest = sample(UIDS[i], text="a picture of " * (i % 9), original_width=i)
-        del rest["jpg"]
-        made.append({extension: encoded(picture(rng, mode), extension), **rest})
-    return made
-
-
 @pytest.fixture(scope="module")
 def tars(tmp_path_factory):
     """Two tars: more than a piece in the first, in which samples have uids; none have in the second."""
@@ -59,24 +44,6 @@ def tars(tmp_path_factory):
     write_tar(root / "a.tar", pictures(70))
     write_tar(root / "b.tar", [{k: v for k, v in one.items() if k != "json"} for one in pictures(9, seed=1)])
     return root
-
-
-def request(weights, tars, out, **fields):
-    fields = {"feature": "l14", "engine": ONE, **fields}
-    return Request(checkpoint=str(weights), model=MODEL, shards=str(tars), out=str(out), **fields)
-
-
-def arrays(out, stem):
-    with np.load(out / "metadata" / f"{stem}.npz") as npz:
-        return dict(npz)
-
-
-def table(out, stem):
-    return pq.read_table(out / "metadata" / f"{stem}.parquet")
-
-
-def contents(out):
-    return {path.relative_to(out): path.read_bytes() for path in sorted(out.rglob("*")) if path.is_file()}
 
 
 @pytest.fixture(scope="module")
@@ -140,14 +107,15 @@ def test_a_second_model_adds_its_features_in_whatever_order(scored, weights, oth
     ]
 
 
-@pytest.mark.parametrize("first", ["", "l14"])
+@pytest.mark.parametrize("first", ["", "dfn"])
 def test_a_scoring_that_is_stopped_at_any_write_ends_in_the_same_bytes(
-    first, scored, weights, other_weights, tars, tmp_path, monkeypatch
+    first, weights, other_weights, tars, tmp_path, monkeypatch
 ):
-    """Also where another model had given the same features: half of the one and half of the other is not believed."""
-    out, _ = scored
-    if first:
-        score(request(other_weights, tars, tmp_path))
+    """Also where another model has given other features: those stay whenever it is stopped."""
+    for out in (tmp_path / "whole", tmp_path / "stopped"):
+        if first:
+            score(request(other_weights, tars, out, feature=first))
+    score(request(weights, tars, tmp_path / "whole"))
     writes = {"done": 0, "stop": 0}
 
     def stopping(function):
@@ -160,16 +128,16 @@ def test_a_scoring_that_is_stopped_at_any_write_ends_in_the_same_bytes(
         return write
 
     for name in ("whole_file", "write_json"):
-        monkeypatch.setattr(shard, name, stopping(getattr(shard, name)))
+        monkeypatch.setattr(files, name, stopping(getattr(files, name)))
     for stop in range(1, 5):
         writes.update(done=0, stop=stop)
         with pytest.raises(KeyboardInterrupt):
-            score(request(weights, tars, tmp_path))
-        (tmp_path / "metadata").mkdir(exist_ok=True)
-        (tmp_path / "metadata" / "a.npz.1.tmp").touch()
+            score(request(weights, tars, tmp_path / "stopped"))
+        (tmp_path / "stopped/metadata").mkdir(exist_ok=True)
+        (tmp_path / "stopped/metadata/a.npz.1.tmp").touch()
     monkeypatch.undo()
-    score(request(weights, tars, tmp_path))
-    assert contents(tmp_path) == contents(out)
+    score(request(weights, tars, tmp_path / "stopped"))
+    assert contents(tmp_path / "stopped") == contents(tmp_path / "whole")
 
 
 def test_a_tar_that_has_changed_is_scored_anew_without_the_others(weights, tars, tmp_path):
@@ -182,36 +150,6 @@ def test_a_tar_that_has_changed_is_scored_anew_without_the_others(weights, tars,
     assert score(request(weights, root, out)).counts.kept == 6
     after = {stem: (out / "metadata" / f"{stem}.npz").stat().st_mtime_ns for stem in ("a", "b")}
     assert len(arrays(out, "a")["l14_img"]) == 4 and after["b"] == before["b"] and after["a"] != before["a"]
-
-
-def test_what_is_missing_or_broken_is_counted_and_has_no_score(weights, tmp_path):
-    good = pictures(1)[0]
-    captionless, pictureless = ({k: v for k, v in good.items() if k != name} for name in ("txt", "jpg"))
-    content = [
-        good,
-        captionless,
-        pictureless,
-        {**good, "jpg": b"\xff\xd8 no picture"},
-        {**good, "jpg": good["jpg"][: len(good["jpg"]) // 2]},
-        {**good, "json": b"{broken"},
-        {**good, "txt": b"\xff"},
-        {**captionless, "json": json.dumps({"caption": "from the json"}).encode()},
-    ]
-    write_tar(tmp_path / "tars" / "a.tar", content)
-    whole = write_tar(tmp_path / "tars" / "b.tar", [good, good]).read_bytes()
-    (tmp_path / "tars" / "b.tar").write_bytes(whole[: len(whole) // 3])
-    write_tar(tmp_path / "tars" / "c.tar", [])
-    summary = score(request(weights, tmp_path / "tars", tmp_path / "out"))
-    found, columns = arrays(tmp_path / "out", "a"), table(tmp_path / "out", "a")
-    pictured, captioned = (np.isfinite(found[f"l14_{tower}"]).all(axis=1).tolist() for tower in ("img", "txt"))
-    assert pictured == [True, True, False, False, False, True]
-    assert captioned == [True, False, True, True, True, True]
-    scores = columns["clip_l14_similarity_score"].to_pylist()
-    assert [value is None for value in scores] == [False, True, True, True, True, False]
-    in_b = len(arrays(tmp_path / "out", "b")["l14_img"])
-    assert summary.counts == Counts(total=9 + in_b, kept=2 + in_b, missing=2, corrupt=5) and summary.counts.add_up
-    assert summary.facts == {"tars": 3, "damaged": 1}
-    assert arrays(tmp_path / "out", "c")["l14_txt"].shape == (0, 64)
 
 
 @pytest.mark.parametrize("by", ["key", "uid"])
@@ -234,6 +172,8 @@ def test_columns_of_img2datasets_report_are_kept(by, weights, tmp_path):
     assert rows["uid"] == UIDS[:3] and rows["url"] == ["a", None, "c"] and rows["face_bboxes"] == [[], None, [[0.5]]]
     assert rows["original_width"] == [0, 1, 2], "what the sample's json says comes first"
     assert rows["original_height"] == [30, 31, 32] and rows["status"] == ["success"] * 3
+    score(request(weights, f"file://{tmp_path}/tars", tmp_path / "by URL"))
+    assert table(tmp_path / "by URL", "a").to_pydict() == rows
     (tmp_path / "tars" / "a.parquet").write_bytes(b"no parquet")
     score(request(weights, tmp_path / "tars", tmp_path / "plain"))
     assert table(tmp_path / "plain", "a")["uid"].to_pylist() == UIDS[:3]
@@ -272,36 +212,6 @@ def test_scored_metadata_of_other_tars_are_refused(scored, tars, tmp_path):
     write_tar(tmp_path / "c.tar", pictures(1))
     with pytest.raises(ValueError, match=r"1 of the 2 tars in .* have no metadata .*1 files there are of other tars"):
         WebDataset(root=str(tmp_path), scored=str(out)).check(ONE)
-
-
-def test_mistakes_are_said(scored, weights, tars, tmp_path):
-    out, _ = scored
-    with pytest.raises(ValueError, match="feature='a-b': wanted letters"):
-        request(weights, tars, tmp_path, feature="a-b")
-    with pytest.raises(ValueError, match="batch=0: wanted 1 or more"):
-        request(weights, tars, tmp_path, batch=0)
-    with pytest.raises(FileNotFoundError, match=r"no \.tar files directly in"):
-        score(request(weights, tmp_path, tmp_path / "out"))
-    with pytest.raises(FileNotFoundError, match="no such file, and no pretrained tag"):
-        score(request(tmp_path / "none.pt", tars, tmp_path / "out"))
-    write_tar(tmp_path / "tars" / "z.tar", [{"txt": b"no picture"}])
-    with pytest.raises(ValueError, match=r"holds 2 files that are of other tars \(a.parquet, b.parquet\)"):
-        score(request(weights, tmp_path / "tars", out))
-    with pytest.raises(ValueError, match=r"none of the 1 samples in .* could be scored: 1 in = 0 kept \+ 1 missing"):
-        score(request(weights, tmp_path / "tars", tmp_path / "out"))
-
-
-def test_a_checkpoint_of_another_architecture_or_with_nan_is_said(weights, tars, tmp_path):
-    state = torch.load(weights, weights_only=True)
-    cut = {name: value[:-1] if name == "visual.proj" else value for name, value in state["state_dict"].items()}
-    torch.save({"state_dict": cut}, tmp_path / "cut.pt")
-    with pytest.raises(ValueError, match=r"cut\.pt is not a checkpoint of ViT-tiny-8: .*size mismatch"):
-        score(request(tmp_path / "cut.pt", tars, tmp_path / "out"))
-    state["state_dict"]["text_projection"][:] = float("nan")
-    torch.save(state, tmp_path / "nan.pt")
-    with pytest.raises(ValueError, match=r"nan\.pt \(ViT-tiny-8\): its features of texts are not finite numbers"):
-        score(request(tmp_path / "nan.pt", tars, tmp_path / "out"))
-    assert not list(Path(tmp_path / "out").glob("metadata/*"))
 
 
 def test_the_verb_says_how_the_outcome_becomes_a_pool(weights, tars, tmp_path, monkeypatch, capsys):

@@ -5,6 +5,7 @@ what EXIF says, and converted to RGB before it is resized. A caption goes throug
 """
 
 import io
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from threading import Lock
@@ -119,8 +120,17 @@ class Encoder:
 
         try:
             image: Any = Image.open(io.BytesIO(content))
+            if self._is_bomb(image.size):
+                return None
             image.load()
             crop: npt.NDArray[np.uint8] = self._clip.crop(rgb(image))
             return crop
         except Exception:  # Pillow raises anything from OSError to SyntaxError, by format and damage
             return None
+
+    def _is_bomb(self, size: tuple[int, int]) -> bool:
+        """Whether an image, resized so that the crop fits into it, has more pixels than Pillow would open."""
+        from PIL import Image
+
+        height, width, _ = self._clip.crop_shape
+        return max(size) * height * width > 2 * (Image.MAX_IMAGE_PIXELS or math.inf) * min(size)

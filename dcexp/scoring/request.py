@@ -11,16 +11,17 @@ from dcexp.artifacts.base import Counts, Summary
 from dcexp.artifacts.place import absolute, below, listed, name_of
 from dcexp.claim import claimed
 from dcexp.engines.base import Engine
+from dcexp.engines.local import Local
 from dcexp.reshard.progress import with_speed
-from dcexp.scoring.shard import METADATA, NOTES, Job, score_tar
-from dcexp.sources.index import named
+from dcexp.scoring.files import NOTES
+from dcexp.scoring.folder import refuse_foreign, refuse_other_model, tidy, writing
+from dcexp.scoring.shard import Job, score_tar
 from dcexp.tasks.pretrained import Model
 from dcexp.typecheck import check_types
 
 log = logging.getLogger(__name__)
 
 PER_GPU = 4  # processes that share one, where nobody says how many: one alone cannot decode as fast as it encodes
-ENDINGS = {"parquet", "npz", "json"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,8 +56,9 @@ class Request:
 def score(request: Request) -> Summary:
     """Score every tar that is not scored yet.
 
-    Raises FileNotFoundError without tars or checkpoint; ValueError for a checkpoint of another architecture, for
-    features that are not finite, and when no sample has an image and a caption.
+    Raises FileNotFoundError without tars or checkpoint; OSError where ``out`` cannot be written; ValueError for a
+    checkpoint of another architecture, for a feature that ``out`` has by another model, for features that are not
+    finite, and when no sample has an image and a caption.
     """
     model = Model(checkpoint=request.checkpoint, model=request.model)
     model.check(request.engine)
@@ -64,14 +66,14 @@ def score(request: Request) -> Summary:
     tars = [below(folder, name) for name in listed(folder, ".tar")]
     if not tars:
         raise FileNotFoundError(f"shards={request.shards}: there are no .tar files directly in {folder}")
-    _refuse_foreign(out, tars)
-    engine = _shared(request.engine, len(tars))
-    known = model.identity()
-    with claimed(out / f"{NOTES}.claim", lambda: False):
-        _tidy(out)
-        job = Job(out=out, feature=request.feature, half=request.half, batch=request.batch,
-                  processes=engine.workers, **known)  # fmt: skip
-        results = engine.map(partial(score_tar, job), list(enumerate(tars)))
+    refuse_foreign(out, tars)
+    workers, threads = _share(request.engine, len(tars))
+    job = Job(out=out, feature=request.feature, half=request.half, batch=request.batch, threads=threads,
+              **model.identity())  # fmt: skip
+    with writing(out), claimed(out / f"{NOTES}.claim", lambda: False):
+        refuse_other_model(job, tars)
+        tidy(out)
+        results = replace(request.engine, workers=workers).map(partial(score_tar, job), list(enumerate(tars)))
         scored = with_speed(results, "score", len(tars), lambda tar: (tar.counts.total, tar.size))
     damaged = {name_of(tar): one.damage for tar, one in zip(tars, scored, strict=True) if one.damage}
     for name, damage in damaged.items():
@@ -85,32 +87,19 @@ def score(request: Request) -> Summary:
     return Summary(counts=counts, facts={"tars": len(tars), "damaged": len(damaged)})
 
 
-def _refuse_foreign(out: Path, tars: list[str]) -> None:
-    """Raise ValueError when metadata in ``out`` are not of these tars: they would be one pool."""
-    stems = {name_of(tar).removesuffix(".tar") for tar in tars}
-    if other := sorted(path.name for path in named(out / METADATA, ".parquet") if path.stem not in stems):
-        raise ValueError(
-            f"out={out}: metadata/ holds {len(other)} files that are of other tars ({', '.join(other[:3])}); give a "
-            "folder of its own, or remove them"
-        )
+def _share(engine: Engine, tars: int) -> tuple[int, int]:
+    """How many processes share this machine, and the threads of each. An engine for many machines has its own number.
 
-
-def _tidy(out: Path) -> None:
-    """Remove what a killed attempt left unfinished."""
-    for folder in (out / METADATA, out / NOTES):
-        for path in named(folder, ".tmp"):
-            if ENDINGS.intersection(path.name.split(".")):
-                path.unlink()
-
-
-def _shared(engine: Engine, tars: int) -> Engine:
-    """``engine`` with the number of processes that share this machine."""
+    There, with 0 for one process per core, a process has one thread.
+    """
     import torch
 
     cores = os.cpu_count() or 1
+    if not isinstance(engine, Local):
+        return engine.workers, max(cores // (engine.workers or cores), 1)
     gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    workers = engine.workers or (min(PER_GPU * gpus, cores) if gpus else cores)
-    return replace(engine, workers=min(workers, tars))
+    workers = min(engine.workers or (min(PER_GPU * gpus, cores) if gpus else cores), tars)
+    return workers, max(cores // workers, 1)
 
 
 def _sum(counts: list[Counts]) -> Counts:

@@ -2,10 +2,9 @@
 
 import logging
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
-from dcexp.artifacts.place import name_of
+from dcexp.artifacts.place import exists, name_of, open_place
 from dcexp.artifacts.samples import Sample, UnreadableSampleError, read_json, samples_of
 from dcexp.artifacts.tar import TarReader
 from dcexp.sources.webdataset import row_of, schema
@@ -55,7 +54,7 @@ class Reading:
     def _taken(self, sample: Sample) -> Raw:
         info = read_json(self._reader, sample)
         row = row_of(self._reader, name_of(self._tar), sample, info)
-        more = {name: info[name] for name in OF_JSON if isinstance(info.get(name), str)}
+        more = {name: info[name] for name in OF_JSON if _is_text(info.get(name))}
         self.rows.append(row | more)
         self.keys.append(sample.key.rpartition(b"/")[2].decode("utf-8", "backslashreplace"))
         place = next((sample.members[suffix] for suffix in IMAGES if suffix in sample.members), None)
@@ -68,11 +67,17 @@ class Reading:
         kinds = schema()
         for name in OF_JSON:
             kinds = kinds.append(pa.field(name, pa.string())) if any(name in row for row in self.rows) else kinds
-        return _with_report(pa.Table.from_pylist(self.rows, kinds), self.keys, Path(self._tar).with_suffix(".parquet"))
+        report = f"{self._tar.removesuffix('.tar')}.parquet"
+        return _with_report(pa.Table.from_pylist(self.rows, kinds), self.keys, report)
 
 
-def _with_report(table: Any, keys: Sequence[str], path: Path) -> Any:
-    """``table`` and the columns of the report at ``path``, found by img2dataset's ``key``, or else by uid.
+def _is_text(value: object) -> bool:
+    """Whether it is text that a column can hold: json may have half a surrogate pair."""
+    return isinstance(value, str) and value.encode("utf-8", "replace").decode() == value
+
+
+def _with_report(table: Any, keys: Sequence[str], place: str) -> Any:
+    """``table`` and the columns of the report at ``place``, found by img2dataset's ``key``, or else by uid.
 
     Where both have a column, the report says what the samples themselves do not.
     """
@@ -80,10 +85,10 @@ def _with_report(table: Any, keys: Sequence[str], path: Path) -> Any:
     import pyarrow.compute as pc
     import pyarrow.parquet as pq
 
-    if not path.is_file():
+    if not exists(place):
         return table
     try:
-        report = pq.read_table(path, use_threads=False)
+        report = pq.read_table(pa.BufferReader(_content(place)), use_threads=False)
         by = next((name for name in ("key", "uid") if name in report.column_names), "")
         if not by:
             return table
@@ -98,5 +103,13 @@ def _with_report(table: Any, keys: Sequence[str], path: Path) -> Any:
                 columns[name] = pc.coalesce(table[name], found[name].cast(table[name].type))
         return pa.table(columns)
     except (pa.ArrowException, OSError) as error:
-        log.warning("%s cannot be used, so its columns are left out: %s", path, error)
+        log.warning("%s cannot be used, so its columns are left out: %s", place, error)
         return table
+
+
+def _content(place: str) -> bytes:
+    file = open_place(place)
+    try:
+        return file.read(0, file.size)
+    finally:
+        file.close()

@@ -1,5 +1,7 @@
 """Bring your own data: a folder of webdataset tars, without metadata."""
 
+import hashlib
+import json
 import logging
 from dataclasses import dataclass, field
 from functools import partial
@@ -8,6 +10,7 @@ from typing import Any
 
 from dcexp.artifacts.base import Counts, Summary
 from dcexp.artifacts.files import whole_file
+from dcexp.artifacts.listing import file_state
 from dcexp.artifacts.place import absolute, below, is_url, listed, name_of
 from dcexp.artifacts.samples import Sample, UnreadableSampleError, read_json, samples_of, uid_of
 from dcexp.artifacts.tar import TarReader
@@ -18,6 +21,8 @@ from dcexp.sources.index import named, write_index
 from dcexp.stage import Step
 
 log = logging.getLogger(__name__)
+
+_LARGEST = 2**63 - 1  # that a column can hold
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,8 +48,10 @@ class WebDataset(Source):
     def _scored_step(self) -> dict[str, str]:
         if not self.scored:
             return {}
-        listing = listing_of(str(self._metadata), (".parquet", ".npz"), sizes=True)
-        return {"scored": str(self._metadata.parent), "scores": listing or "missing"}
+        files = [path for ending in (".parquet", ".npz") for path in named(self._metadata, ending)]
+        states = {path.name: file_state(path) for path in files}  # other weights leave names and sizes as they are
+        digest = hashlib.sha256(json.dumps(states, sort_keys=True).encode()).hexdigest()
+        return {"scored": str(self._metadata.parent), "scores": digest if states else "missing"}
 
     def check(self, engine: Engine, **values: str) -> None:
         """Raise FileNotFoundError when there are no tars, ValueError when the folder is a pool with metadata.
@@ -142,12 +149,17 @@ def row_of(reader: TarReader, tar_name: str, sample: Sample, info: dict[str, Any
 def _text(reader: TarReader, sample: Sample, info: dict[str, Any]) -> str | None:
     place = sample.members.get("txt")
     if place is None:
-        return info["caption"] if isinstance(info.get("caption"), str) else None
+        caption = info.get("caption")
+        if not isinstance(caption, str):
+            return None
+        content = caption.encode("utf-8", "surrogatepass")
+    else:
+        content = reader.read(*place)
     try:
-        return reader.read(*place).decode()
+        return content.decode()
     except UnicodeDecodeError:
         raise UnreadableSampleError(f"{sample.key!r}: its text is not UTF-8") from None
 
 
 def _pixels(info: dict[str, Any], *names: str) -> int | None:
-    return next((info[name] for name in names if type(info.get(name)) is int), None)
+    return next((info[name] for name in names if type(info.get(name)) is int and abs(info[name]) <= _LARGEST), None)

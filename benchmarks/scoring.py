@@ -102,9 +102,8 @@ def compared(folder: Path, model: str, images: int, tars: int, width: int, repea
             if repeat:
                 walls[run.__name__].append(time.perf_counter() - wall)
                 cpus[run.__name__].append(time.process_time() - cpu)
-    print(
-        f"{model}, {tars} tars of {images:,} samples of {width} pixels and {size / count / 1e3:.0f} kB, {threads} threads"
-    )
+    print(f"{model}, {tars} tars of {images:,} samples, {threads} threads")
+    print(f"images of {width} pixels, {size / count / 1e3:.0f} kB a sample")
     print(f"samples/s, median of {repeats} (lowest to highest); CPU time, lowest")
     for name, found in walls.items():
         low, middle, high = (count / f(found) for f in (max, statistics.median, min))

@@ -18,7 +18,7 @@ from tests.scored import arrays, request, table
 from tests.tasks.sets import checkpoint
 from tests.test_conf import REQUIRED, composed
 
-COUNT, SHARD = 90, 40  # samples, and how many are in a tar
+COUNT, SHARD = 150, 60  # samples, and how many are in a tar
 BROKEN = range(5)  # their images cannot be decoded
 HERE = {  # what an option needs to run on this pool, where the words of tests/filters/test_contract.py do not do
     "clip_score_threshold": ["filter.threshold=0"],
@@ -45,7 +45,7 @@ class Scored:
         self._write_files()
 
     def _members(self, number, one):
-        info = {"uid": one.uid, "original_width": one.original_width, "original_height": one.original_height}
+        info = {name: getattr(one, name) for name in ("uid", "url", "sha256", "original_width", "original_height")}
         image = b"\xff\xd8 no picture" if number in BROKEN else one.image
         return {"jpg": image, "json": json.dumps(info).encode(), "txt": one.text.encode()}
 

@@ -35,6 +35,8 @@ REQUIRED = {  # what an option asks its user for
     "part=webdataset": ["mixture.laion.source.root=/data/laion"],
     "part=commonpool": ["mixture.laion.source.root=/data/laion"],
     "part=digits": ["mixture.laion.source.seed=1"],
+    "union_of_the_best": ["filter.of.dfn.path=/data/dfn.npy", "filter.of.hype.score.table=/data/hype.csv"],
+    "sieve": ["filter.score.table=/data/sieve.csv"],
     "union": ["+filter@filter.of.a=none", "+filter@filter.of.b=random"],
 }
 

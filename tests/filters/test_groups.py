@@ -22,7 +22,7 @@ from dcexp.filters.groups import Groups, in_order, places
 from dcexp.filters.intersection import Intersection
 from dcexp.filters.near_duplicates import NearDuplicates
 from dcexp.filters.score import Column
-from dcexp.filters.semdedup import SemanticDistance, SemDeDup
+from dcexp.filters.semdedup import SemanticDistance, SemDedup
 from dcexp.filters.sequence import Sequence
 from dcexp.filters.uids import UidList
 from dcexp.sources.commonpool import CommonPool
@@ -107,7 +107,7 @@ SCORES = {
     "copy": CopyPlace(column="text"),
 }
 FILTERS = {
-    "semdedup": SemDeDup(epsilon=0.4, clustering=CLUSTERING),
+    "semdedup": SemDedup(epsilon=0.4, clustering=CLUSTERING),
     "density": DensityPruning(fraction=0.3, clustering=CLUSTERING),
     "far": FarFromCentre(fraction=0.3, clustering=CLUSTERING),
     "copies": Copies(column="text", most=2),

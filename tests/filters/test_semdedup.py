@@ -1,4 +1,4 @@
-"""SemDeDup, against the published rule as a double loop; and what the rule is not."""
+"""SemDedup, against the published rule as a double loop; and what the rule is not."""
 
 from types import SimpleNamespace
 
@@ -12,7 +12,7 @@ from dcexp.filters import semdedup
 from dcexp.filters.assignment import CentreDistance, FarFromCentre
 from dcexp.filters.clustering import KMeans
 from dcexp.filters.random import RandomFraction
-from dcexp.filters.semdedup import SemanticDistance, SemDeDup, to_earlier
+from dcexp.filters.semdedup import SemanticDistance, SemDedup, to_earlier
 from dcexp.filters.sequence import Sequence
 from dcexp.store import Store
 from tests.filters.images import Images, random_features
@@ -77,7 +77,7 @@ def test_what_is_near_one_before_it_in_its_cluster_goes(seed, keep, blocks, tmp_
     assert found == pytest.approx(expected, abs=1e-6) and np.isinf(found).sum() == 5
     for epsilon in (0.05, 0.3, 0.6):
         assert not ((abs(expected - epsilon) < 1e-5) & np.isfinite(expected)).any()
-        kept = pool.counts(SemDeDup(epsilon=epsilon, keep=keep, clustering=KMEANS))
+        kept = pool.counts(SemDedup(epsilon=epsilon, keep=keep, clustering=KMEANS))
         assert kept.tolist() == (expected >= epsilon).tolist() and 5 < kept.sum() < 150
     assert len(list((tmp_path / "store" / "scores").glob("semantic_distance*/manifest.json"))) == 1
 
@@ -95,7 +95,7 @@ def chain(root, towards):
 
 def of_chain(pool, **how):
     """Which of a, b and c stay where images are alike up to 0.1, of 26 degrees."""
-    kept = pool.counts(SemDeDup(epsilon=0.1, clustering=KMeans(clusters=1), **how))
+    kept = pool.counts(SemDedup(epsilon=0.1, clustering=KMeans(clusters=1), **how))
     assert kept[3:].all()
     return "".join(name for name, taken in zip("abc", kept, strict=False) if taken)
 
@@ -124,14 +124,14 @@ def test_of_the_same_images_the_one_with_the_lowest_uid_stays(tmp_path):
     (features,) = random_features(3, 30)
     pool = Images(tmp_path, [np.concatenate([features, features[:20]]), features[:10]])
     for keep in ("hard", "easy"):
-        kept = pool.counts(SemDeDup(epsilon=1e-4, keep=keep, clustering=KMEANS)) > 0
+        kept = pool.counts(SemDedup(epsilon=1e-4, keep=keep, clustering=KMEANS)) > 0
         copies = [[i, *([i + 30] if i < 20 else []), *([i + 50] if i < 10 else [])] for i in range(30)]
         assert sorted(np.flatnonzero(kept)) == sorted(min(same, key=lambda i: pool.uids[i]) for same in copies)
 
 
 def test_a_pool_of_one_image_keeps_it_once(tmp_path):
     pool = Images(tmp_path, [np.repeat(random_features(0, 1)[0], 40, axis=0)])
-    kept = pool.counts(SemDeDup(clustering=KMeans(clusters=3)))
+    kept = pool.counts(SemDedup(clustering=KMeans(clusters=3)))
     assert kept.sum() == 1 and pool.uids[int(kept.argmax())] == min(pool.uids)
 
 
@@ -139,14 +139,14 @@ def test_rows_without_a_direction_are_missing(tmp_path):
     parts = crowded(4, *SIZES)
     parts[0][3], parts[0][4, 2], parts[3][5] = np.nan, np.inf, 0
     pool = Images(tmp_path, parts)
-    subset = pool.build(SemDeDup(epsilon=0.3, clustering=KMEANS))
+    subset = pool.build(SemDedup(epsilon=0.3, clustering=KMEANS))
     counts = subset.summary["counts"]
     assert counts["missing"] == 3 and counts["dropped"] > 20
-    assert pool.counts(SemDeDup(epsilon=0.3, clustering=KMEANS))[[3, 4, 86]].tolist() == [0, 0, 0]
+    assert pool.counts(SemDedup(epsilon=0.3, clustering=KMEANS))[[3, 4, 86]].tolist() == [0, 0, 0]
 
 
 def test_workers_and_the_names_of_files_do_not_change_the_outcome(tmp_path):
-    parts, stage = crowded(5, *SIZES), SemDeDup(epsilon=0.3, clustering=KMEANS)
+    parts, stage = crowded(5, *SIZES), SemDedup(epsilon=0.3, clustering=KMEANS)
     pool = Images(tmp_path, parts)
     one, two = pool.build(stage), pool.build(stage, engine=Local(workers=2), store="two")
     names = iter(np.split(np.array(pool.uids), np.cumsum(SIZES)[:-1]))
@@ -160,7 +160,7 @@ def test_workers_and_the_names_of_files_do_not_change_the_outcome(tmp_path):
 def test_what_comes_after_semdedup_is_clustered_anew(tmp_path):
     """D4: prototypes of the clusters of what SemDeDup has left."""
     pool = Images(tmp_path, crowded(6, *SIZES))
-    first = SemDeDup(epsilon=0.3, clustering=KMEANS)
+    first = SemDedup(epsilon=0.3, clustering=KMEANS)
     then = FarFromCentre(fraction=0.5, ties="exact", clustering=KMeans(clusters=3))
     left = np.flatnonzero(pool.counts(first))
     alone = Images(tmp_path / "left", [pool.features[left]], named=[pool.uids[i] for i in left])
@@ -183,7 +183,7 @@ def test_a_cluster_that_does_not_fit_into_memory_is_refused_before_the_work(tmp_
             tmp_path, ONE, pool=built(pool, pool.source), assigned=assigned(pool), centroids=None
         )
     monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(available=bytes_of))
-    assert pool.counts(SemDeDup(clustering=KMEANS)).any()
+    assert pool.counts(SemDedup(clustering=KMEANS)).any()
 
 
 def assigned(pool):
@@ -194,7 +194,7 @@ def assigned(pool):
 
 def test_large_clusters_are_warned_of(tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(semdedup, "LARGE", 10)
-    Images(tmp_path, crowded(7, 150)).counts(SemDeDup(clustering=KMEANS))
+    Images(tmp_path, crowded(7, 150)).counts(SemDedup(clustering=KMEANS))
     assert "more clusters are faster: filter.clustering.clusters=" in caplog.text
 
 
@@ -209,7 +209,7 @@ def test_any_floating_type(dtype):
 @pytest.mark.parametrize("epsilon", [0.0, -0.1, 2.0])
 def test_an_epsilon_out_of_range_is_refused(epsilon):
     with pytest.raises(ValueError, match=r"filter\.epsilon=.*wanted a cosine distance, above 0 and below 2"):
-        SemDeDup(epsilon=epsilon, clustering=KMEANS)
+        SemDedup(epsilon=epsilon, clustering=KMEANS)
 
 
 def test_clusters_and_order_are_in_the_key_and_epsilon_is_not_in_that_of_the_distances(tmp_path):
@@ -222,12 +222,12 @@ def test_clusters_and_order_are_in_the_key_and_epsilon_is_not_in_that_of_the_dis
         {"clustering": KMeans(clusters=6)},
         {"clustering": KMeans(clusters=5, iterations=10, feature="b32_img")},
     ]
-    steps = [SemDeDup(**{"clustering": KMEANS, **fields}).step(source) for fields in stages]
-    within = SemDeDup(clustering=KMEANS).step(source, RandomFraction(fraction=0.5).step(source))
+    steps = [SemDedup(**{"clustering": KMEANS, **fields}).step(source) for fields in stages]
+    within = SemDedup(clustering=KMEANS).step(source, RandomFraction(fraction=0.5).step(source))
     assert (
         len({step.key for step in [*steps, within]})
         == len({step.steps["scores"].key for step in [*steps, within]})
         == 7
     )
-    other = SemDeDup(epsilon=0.2, clustering=KMEANS).step(source)
+    other = SemDedup(epsilon=0.2, clustering=KMEANS).step(source)
     assert other.key != steps[0].key and other.steps["scores"].key == steps[0].steps["scores"].key

@@ -1,7 +1,8 @@
 """Soft-cap sampling: the best are taken most often, and each time that they are, a little less."""
 
 import shutil
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from dcexp.artifacts.files import whole_file
 from dcexp.artifacts.pool import Part, Pool
 from dcexp.artifacts.scores import Scores
 from dcexp.artifacts.subset import Subset
-from dcexp.engines.base import Engine
+from dcexp.engines.base import Engine, watched
 from dcexp.filters.base import FractionOf, require
 from dcexp.filters.batch_draws import draw_in_batches
 from dcexp.filters.rows import Rows, View, unless_damaged
@@ -24,6 +25,8 @@ from dcexp.stage import Step
 
 FOLDER = "draws"  # counts of single parts; gone when the subset is written
 
+Read = Callable[[tuple[int, Part]], Numbers]
+
 
 @dataclass(frozen=True, kw_only=True)
 class SoftCap(Share):
@@ -31,7 +34,7 @@ class SoftCap(Share):
 
     Each batch of ``batch`` is drawn without replacement; then ``penalty`` is taken off the score of every row in it.
     N is as in :class:`~dcexp.filters.sampling.Sampling`. Rows without a score are missing, and with -inf never drawn.
-    The parent holds all scores: about 40 bytes a row that has one.
+    The parent holds all scores: about 50 bytes a row that has one.
     """
 
     score: Score
@@ -66,22 +69,27 @@ class SoftCap(Share):
         """Gather the scores, draw, and write the subset. Raises ValueError for scores that cannot be drawn by."""
         require(self, pool, self.score.reads())
         lists, total = self.share(engine, pool, within, fraction_of)
-        view = View(columns=self.score.reads(), scores=scores, within=lists)
-        read = partial(_read, self.score, scores, replace(view, skip_corrupt=pool.skip_corrupt))
-        values = list(engine.map(read, list(enumerate(pool.parts)), what="gather scores"))
-        ends = np.cumsum([len(of_part) for of_part in values])[:-1]
-        together, draws = np.concatenate(values), int(total * self.draws)
-        del values
-        self._judge(together, draws)
-        counts = draw_in_batches(together, draws, self.batch, self.penalty, np.random.default_rng(self.seed % 2**64))
+        view, draws = View(columns=self.score.reads(), scores=scores, within=lists), int(total * self.draws)
         files = [out / FOLDER / f"{number:08d}.npy" for number in range(len(pool.parts))]
-        for path, of_part in zip(files, np.split(counts, ends), strict=True):
-            with whole_file(path) as file:
-                np.save(file, of_part)
+        if not all(path.is_file() for path in files):  # else an interrupted attempt has drawn, and begun to take
+            self._draw(files, engine, pool, partial(_read, self.score, scores, view, pool.skip_corrupt), draws)
         facts = {"draws": draws, "fraction_of": total}
         summary = select(self, out, engine, pool=pool, view=view, decide=_take, given=files, repeats=True, facts=facts)
         shutil.rmtree(out / FOLDER)
         return summary
+
+    def _draw(self, files: list[Path], engine: Engine, pool: Pool, read: Read, draws: int) -> None:
+        """Write how often each row is taken, a file for each part."""
+        values = list(engine.map(read, list(enumerate(pool.parts)), what="gather scores"))
+        ends, together = np.cumsum([len(of_part) for of_part in values])[:-1], np.concatenate(values)
+        del values
+        self._judge(together, draws)
+        sizes = [self.batch] * (draws // self.batch) + [draws % self.batch] * (draws % self.batch > 0)
+        batches = watched(sizes, "draw", len(sizes))
+        counts = draw_in_batches(together, batches, self.penalty, np.random.default_rng(self.seed % 2**64))
+        for path, of_part in zip(files, np.split(counts, ends), strict=True):
+            with whole_file(path) as file:
+                np.save(file, of_part)
 
     def _judge(self, scores: Numbers, draws: int) -> None:
         """Raise ValueError when that many draws cannot be made by these scores."""
@@ -96,11 +104,11 @@ class SoftCap(Share):
             )
 
 
-def _read(score: Score, scores: Scores | None, view: View, item: tuple[int, Part]) -> Numbers:
+def _read(score: Score, scores: Scores | None, view: View, skip_corrupt: bool, item: tuple[int, Part]) -> Numbers:
     def values() -> Numbers:
         return score.read(view.rows(*item, uids=False)[0], scores).astype(np.float64)
 
-    return unless_damaged(view.skip_corrupt, values, np.empty(0))
+    return unless_damaged(skip_corrupt, values, np.empty(0))
 
 
 def _take(rows: Rows, counts: Path) -> Decision:

@@ -1,5 +1,7 @@
 """The verb ``score``: features equal open_clip's own, what is missing is counted, and every feature filter runs."""
 
+import shutil
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -8,6 +10,7 @@ import torch
 import webdataset
 
 from dcexp.artifacts.base import Counts
+from dcexp.artifacts.tar import TarReader
 from dcexp.embedded.samples import samples as digits
 from dcexp.embedded.shards import write_shards
 from dcexp.engines.local import Local
@@ -17,7 +20,9 @@ from dcexp.filters.imagenet import ImageNetDistance
 from dcexp.model import load_model, tokenizer
 from dcexp.reshard.copy import Copy
 from dcexp.scoring import files, shard
+from dcexp.scoring.encoder import Encoder
 from dcexp.scoring.request import score
+from dcexp.scoring.samples import Raw, Reading
 from dcexp.sources.commonpool import CommonPool
 from dcexp.sources.webdataset import WebDataset
 from dcexp.store import Store
@@ -208,10 +213,42 @@ def test_scored_metadata_of_other_tars_are_refused(scored, tars, tmp_path):
     out, _ = scored
     plain, with_scores = WebDataset(root=str(tars)), WebDataset(root=str(tars), scored=str(out))
     assert plain.step().key != with_scores.step().key and with_scores.label == plain.label
-    write_tar(tmp_path / "a.tar", pictures(1))
+    shutil.copy(tars / "a.tar", tmp_path)
     write_tar(tmp_path / "c.tar", pictures(1))
-    with pytest.raises(ValueError, match=r"1 of the 2 tars in .* have no metadata .*1 files there are of other tars"):
+    said = r"1 of the 2 tars are not scored there as they are now \(c\), and 1 files with metadata are of other tars"
+    with pytest.raises(ValueError, match=said):
         WebDataset(root=str(tmp_path), scored=str(out)).check(ONE)
+
+
+def test_a_tar_that_has_changed_or_was_not_finished_is_no_pool(weights, tars, tmp_path, monkeypatch):
+    root, out = tmp_path / "tars", tmp_path / "out"
+    shutil.copytree(tars, root)
+    source = WebDataset(root=str(root), scored=str(out))
+    score(request(weights, root, out))
+    source.check(ONE)
+    write_tar(root / "b.tar", pictures(3))
+    with pytest.raises(ValueError, match=r"1 of the 2 tars are not scored there as they are now \(b\), and 0 files"):
+        source.check(ONE)
+    with monkeypatch.context() as patch, pytest.raises(ZeroDivisionError):
+        patch.setattr(files.Files, "write", lambda *_: 1 / 0)
+        score(request(weights, root, out))
+    with pytest.raises(ValueError, match=r"1 of the 2 tars are not scored there as they are now \(b\), and 0 files"):
+        source.check(ONE)
+    score(request(weights, root, out))
+    source.check(ONE)
+
+
+def test_pieces_that_go_through_the_model_together_give_what_each_gives(weights, tars):
+    """As on a GPU, where ``batch`` samples are several pieces."""
+    encoder, found = Encoder(weights, MODEL, half=False, batch=256), []
+    for pieces in (0, 3):
+        encoder._pieces = pieces
+        with TarReader(str(tars / "a.tar")) as reader:
+            some = [[Raw(None, None), Raw(b"no picture", ""), *piece] for piece in Reading(reader, "a.tar").pieces(9)]
+        found.append([np.concatenate(columns) for columns in zip(*encoder.features(some, threads=2), strict=True)])
+    for alone, together in zip(*found, strict=True):
+        np.testing.assert_allclose(together, alone, atol=1e-6)
+    assert len(found[0][0]) == 70 + 2 * 8 and found[1][2].sum() == 8
 
 
 def test_the_verb_says_how_the_outcome_becomes_a_pool(weights, tars, tmp_path, monkeypatch, capsys):

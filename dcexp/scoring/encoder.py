@@ -52,7 +52,7 @@ class Features(NamedTuple):
 
 
 class Encoder:
-    """A model that is asked for features. ``batch`` samples go through it together on a GPU.
+    """A model that is asked for features, of pieces of ``together`` samples. On a GPU ``batch`` go through it at once.
 
     On a CPU every thread takes the ``TOGETHER`` samples that it has prepared through the model by itself, with one
     thread in each matrix product: so features do not depend on the number of threads. Memory: the model; and for each
@@ -63,14 +63,15 @@ class Encoder:
         import torch
 
         self._clip, self._half, self._lock = Clip(weights, model, "parity"), half, Lock()
-        self._pieces = max(batch // TOGETHER, 1) if self._clip.device == "cuda" else 1
+        self._pieces = max(batch // TOGETHER, 1) if self._clip.device == "cuda" else 0
+        self.together = min(batch, TOGETHER) if self._pieces else TOGETHER
         blank = np.zeros((1, *self._clip.crop_shape), np.uint8)
         self.width = int(self._clip.images(torch.from_numpy(blank), half).shape[1])
 
     def features(self, pieces: Iterable[Sequence[Raw]], threads: int) -> Iterator[Features]:
         """The features of the pieces, in order. Raises ValueError where they are not finite numbers."""
         with lone_threads(threads) as pool, full_fp32():
-            if self._clip.device == "cuda":
+            if self._pieces:
                 for some in chunks(ahead(pool, self.prepare, pieces, 2 * threads + self._pieces), self._pieces):
                     yield self.encode(some)
             else:

@@ -13,8 +13,8 @@ import numpy.typing as npt
 from dcexp.artifacts.files import whole_file, write_json
 from dcexp.artifacts.npz import npz_shapes
 from dcexp.artifacts.place import name_of
+from dcexp.sources.scored import METADATA, NOTES
 
-METADATA, NOTES = "metadata", "scored"
 Arrays = dict[str, npt.NDArray[Any]]
 State = list[int | str]
 

@@ -6,9 +6,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from dcexp.scoring.files import METADATA, NOTES, Files
+from dcexp.scoring.files import Files
 from dcexp.scoring.shard import Job
 from dcexp.sources.index import named
+from dcexp.sources.scored import METADATA, NOTES
 
 ENDINGS = {"parquet", "npz", "json"}
 FULL = (errno.ENOSPC, errno.EDQUOT)

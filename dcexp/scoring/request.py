@@ -13,9 +13,9 @@ from dcexp.claim import claimed
 from dcexp.engines.base import Engine
 from dcexp.engines.local import Local
 from dcexp.reshard.progress import with_speed
-from dcexp.scoring.files import NOTES
 from dcexp.scoring.folder import refuse_foreign, refuse_other_model, tidy, writing
 from dcexp.scoring.shard import Job, score_tar
+from dcexp.sources.scored import NOTES
 from dcexp.tasks.pretrained import Model
 from dcexp.typecheck import check_types
 

@@ -36,15 +36,15 @@ class Reading:
         self.keys: list[str] = []
         self.corrupt = 0
 
-    def pieces(self) -> Iterator[list[Raw]]:
-        """The samples in order, ``TOGETHER`` at a time; the last are fewer."""
+    def pieces(self, together: int = TOGETHER) -> Iterator[list[Raw]]:
+        """The samples in order, so many at a time; the last are fewer."""
         piece: list[Raw] = []
         for sample in samples_of(self._reader.walk()):
             try:
                 piece.append(self._taken(sample))
             except UnreadableSampleError:
                 self.corrupt += 1
-            if len(piece) == TOGETHER:
+            if len(piece) == together:
                 yield piece
                 piece = []
         if piece:

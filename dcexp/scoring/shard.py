@@ -58,7 +58,7 @@ def score_tar(job: Job, item: tuple[int, str]) -> Scored:
     with TarReader(tar) as reader, _calmly(job):
         encoder = _encoder(job.weights, job.sha256, job.model, job.half, job.batch)
         reading = Reading(reader, tar)
-        features = _joined(list(encoder.features(reading.pieces(), job.threads)), encoder.width)
+        features = _joined(list(encoder.features(reading.pieces(encoder.together), job.threads)), encoder.width)
         made = Scored(counts=_counts(features, reading.corrupt), size=reader.size, damage=reader.damage)
         _write(job, files, reader.state, reading.table(), features, made)
     return made

@@ -1,7 +1,5 @@
 """Bring your own data: a folder of webdataset tars, without metadata."""
 
-import hashlib
-import json
 import logging
 from dataclasses import dataclass, field
 from functools import partial
@@ -10,14 +8,14 @@ from typing import Any
 
 from dcexp.artifacts.base import Counts, Summary
 from dcexp.artifacts.files import whole_file
-from dcexp.artifacts.listing import file_state
 from dcexp.artifacts.place import absolute, below, is_url, listed, name_of
 from dcexp.artifacts.samples import Sample, UnreadableSampleError, read_json, samples_of, uid_of
 from dcexp.artifacts.tar import TarReader
 from dcexp.engines.base import Engine
 from dcexp.sources.base import Source
 from dcexp.sources.commonpool import listing_of
-from dcexp.sources.index import named, write_index
+from dcexp.sources.index import write_index
+from dcexp.sources.scored import METADATA, check_scored, digest_of_state
 from dcexp.stage import Step
 
 log = logging.getLogger(__name__)
@@ -48,15 +46,12 @@ class WebDataset(Source):
     def _scored_step(self) -> dict[str, str]:
         if not self.scored:
             return {}
-        files = [path for ending in (".parquet", ".npz") for path in named(self._metadata, ending)]
-        states = {path.name: file_state(path) for path in files}  # other weights leave names and sizes as they are
-        digest = hashlib.sha256(json.dumps(states, sort_keys=True).encode()).hexdigest()
-        return {"scored": str(self._metadata.parent), "scores": digest if states else "missing"}
+        return {"scored": str(self._scored), "scores": digest_of_state(self._scored) or "missing"}
 
     def check(self, engine: Engine, **values: str) -> None:
         """Raise FileNotFoundError when there are no tars, ValueError when the folder is a pool with metadata.
 
-        Raises ValueError, too, when ``scored`` does not hold the metadata of just these tars.
+        Raises ValueError, too, when ``scored`` does not hold finished metadata of just these tars as they are.
         """
         for pool in () if self.scored else (self._root, self._root.rpartition("/")[0]):
             if listed(below(pool, "metadata"), ".parquet"):
@@ -68,17 +63,7 @@ class WebDataset(Source):
                 f"source.root={self.root}: {self._root} {wrong}; wanted a folder of webdataset tars"
             )
         if self.scored:
-            self._check_scored()
-
-    def _check_scored(self) -> None:
-        wanted = {name.removesuffix(".tar") for name in listed(self._root, ".tar")}
-        found = {path.stem for path in named(self._metadata, ".parquet")}
-        if wanted != found:
-            raise ValueError(
-                f"source.scored={self.scored}: {len(wanted - found)} of the {len(wanted)} tars in {self._root} have no "
-                f"metadata in {self._metadata}, and {len(found - wanted)} files there are of other tars. Score all of "
-                f"them first: python -m dcexp score shards={self.root} out={self.scored} …"
-            )
+            check_scored(self._scored, listed(self._root, ".tar"))
 
     def run(self, out: Path, engine: Engine, *, folder: str = "", listing: str = "", **scored: str) -> Summary:
         """Write one metadata file per tar into ``out/metadata``, and the index of the pool into ``out``.
@@ -88,8 +73,8 @@ class WebDataset(Source):
         self.check(engine)
         tars = [below(self._root, name) for name in listed(self._root, ".tar")]
         if self.scored:
-            root = self._metadata.parent
-            return write_index(out, engine, folder=self._metadata, root=str(root), shards=tars, derived_uids=True)
+            place = self._scored
+            return write_index(out, engine, folder=place / METADATA, root=str(place), shards=tars, derived_uids=True)
         tallies = list(engine.map(partial(_describe, out / "metadata"), tars, what="read the tars"))
         damaged = {name_of(tar): damage for tar, (_, damage) in zip(tars, tallies, strict=True) if damage}
         for name, damage in damaged.items():
@@ -105,8 +90,8 @@ class WebDataset(Source):
         return absolute(self.root)
 
     @property
-    def _metadata(self) -> Path:
-        return Path(self.scored).expanduser().resolve() / "metadata"
+    def _scored(self) -> Path:
+        return Path(self.scored).expanduser().resolve()
 
 
 def _describe(folder: Path, tar: str) -> tuple[int, str]:

@@ -34,8 +34,8 @@ class DensityPruning(Share):
     With d_intra the mean cosine distance of a cluster's rows to its centre, and d_inter that of its centre to the
     ``neighbours`` nearest other centres, its share is P = softmax(d_intra d_inter / ``temperature``). The sizes x are
     those nearest to P N' in the sum of squares that add up to N' = int(N * fraction), each between
-    ``balance`` N' / clusters and the cluster's own size; then they are rounded. (A cluster gives at least one row less
-    than it has where the lower bound would ask for all, as in the authors' code.) Of each cluster the first x in the
+    ``balance`` N' / clusters (1 where ``balance`` is 0) and the cluster's own size; then they are rounded. (A cluster
+    need not give its last row to reach the lower bound, as in the authors' code.) Of each cluster the first x in the
     order of ``keep`` stay (see :class:`~dcexp.filters.clustered.ClusteredScore`), published: the hard ones.
 
     The published method clusters features of a DINOv2 network; on CLIP's, which CommonPool ships, it is not that, and

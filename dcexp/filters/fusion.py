@@ -1,6 +1,5 @@
 """Fusion: one score out of several, each brought to a common scale over the whole pool and weighted."""
 
-import shutil
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Any, Literal
 import numpy as np
 
 from dcexp.artifacts.base import Artifact, Summary
+from dcexp.artifacts.files import remove_folder
 from dcexp.artifacts.pool import DamagedError, Part, Pool
 from dcexp.artifacts.scores import Scores
 from dcexp.engines.base import Engine
@@ -79,7 +79,7 @@ class Fusion(Score):
             read = partial(_values, score, extra.get(f"{PREFIX}{name}"), pool.skip_corrupt)
             scales.measure(engine, pool.parts, read, number, name, self.norm)
         summary = super().run(out, engine, pool=pool, scales=scales, **extra)
-        shutil.rmtree(folder)
+        remove_folder(folder)
         return summary
 
     def score(self, rows: Rows, **extra: Artifact) -> Numbers:

@@ -1,11 +1,11 @@
 """Scores that others have made, joined to the pool by uid: HYPE, DFN, T-MARS and M-FLYT's columns come this way."""
 
-import shutil
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from dcexp.artifacts.base import Artifact, Summary
+from dcexp.artifacts.files import remove_folder
 from dcexp.artifacts.pool import DamagedError, Pool
 from dcexp.artifacts.scores import Scores
 from dcexp.engines.base import Engine
@@ -67,7 +67,7 @@ class ImportedScore(Score):
         numbers.require_agreement(places.path / AGAIN, files)
         summary = super().run(out, engine, pool=pool, places=places, numbers=numbers)
         self._judge(summary, table)
-        shutil.rmtree(folder)
+        remove_folder(folder)
         return replace(summary, facts={**summary.facts, "table": table, "coverage": _coverage(summary)})
 
     def score(self, rows: Rows, **extra: Artifact) -> Numbers:

@@ -1,7 +1,6 @@
 """NormSim-2-D: thin out a pool, round by round, to the images that are most like those still in it."""
 
 import logging
-import shutil
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from dcexp.artifacts.base import Summary
+from dcexp.artifacts.files import remove_folder
 from dcexp.artifacts.pool import Part, Pool
 from dcexp.artifacts.scores import Scores, damaged_mark, write_scores
 from dcexp.artifacts.subset import Subset
@@ -96,7 +96,7 @@ class NormSimD(Share):
             decide=partial(_stayed, scores), scored=partial(_last_round, scores),
             facts={"candidates": count, "rounds": int(dropped.max(initial=0)), "fraction_of": total},
         )  # fmt: skip
-        shutil.rmtree(folder)
+        remove_folder(folder)
         return summary
 
 

@@ -1,6 +1,5 @@
 """Sampling with replacement: how often a sample is taken is drawn, in proportion to a weight."""
 
-import shutil
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from dcexp.artifacts.base import Summary
+from dcexp.artifacts.files import remove_folder
 from dcexp.artifacts.pool import Pool
 from dcexp.artifacts.subset import Subset
 from dcexp.engines.base import Engine
@@ -81,7 +81,7 @@ class Sampling(Share):
         counts, rounds = draw(folder, engine, totals, draws, self.cap, self.seed)
         facts = {"draws": draws, "rounds": rounds, "fraction_of": total}
         summary = select(self, out, engine, pool=pool, view=view, decide=_take, given=counts, repeats=True, facts=facts)
-        shutil.rmtree(folder)
+        remove_folder(folder)
         return summary
 
 

@@ -114,6 +114,7 @@ def _score_part(
     number, part = item
     if not scores_file(out, number).is_file():
         values = unless_damaged(view.skip_corrupt, lambda: _values(stage, artifacts, view, number, part), None)
+        damaged_mark(out, number).unlink(missing_ok=True)  # of an attempt that could not read what can be read now
         if values is None:
             damaged_mark(out, number).touch()
         write_scores(out, number, np.full(part.rows, np.nan) if values is None else values)

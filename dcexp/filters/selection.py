@@ -6,7 +6,6 @@ at a time. So memory does not grow with the pool, and what an interrupted attemp
 
 import json
 import logging
-import shutil
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dcexp.artifacts.base import Summary
-from dcexp.artifacts.files import whole_file, write_json
+from dcexp.artifacts.files import remove_folder, whole_file, write_json
 from dcexp.artifacts.merge import joined
 from dcexp.artifacts.pool import Part, Pool
 from dcexp.artifacts.uid import UID, Uids, count_short, firsts, sort_uids
@@ -85,7 +84,7 @@ def select(
         stage, out, engine, pool, pieces, joined if repeats else once,
         rows=0 if repeats else kept_rows, dropped=dict(tallies), scored=scored, facts=facts, **lost,
     )  # fmt: skip
-    shutil.rmtree(out / PIECES)
+    remove_folder(out / PIECES)
     return summary
 
 

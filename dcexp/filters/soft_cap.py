@@ -1,6 +1,5 @@
 """Soft-cap sampling: the best are taken most often, and each time that they are, a little less."""
 
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -10,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from dcexp.artifacts.base import Summary
-from dcexp.artifacts.files import whole_file
+from dcexp.artifacts.files import remove_folder, whole_file
 from dcexp.artifacts.pool import Part, Pool
 from dcexp.artifacts.scores import Scores
 from dcexp.artifacts.subset import Subset
@@ -75,7 +74,7 @@ class SoftCap(Share):
             self._draw(files, engine, pool, partial(_read, self.score, scores, view, pool.skip_corrupt), draws)
         facts = {"draws": draws, "fraction_of": total}
         summary = select(self, out, engine, pool=pool, view=view, decide=_take, given=files, repeats=True, facts=facts)
-        shutil.rmtree(out / FOLDER)
+        remove_folder(out / FOLDER)
         return summary
 
     def _draw(self, files: list[Path], engine: Engine, pool: Pool, read: Read, draws: int) -> None:

@@ -1,7 +1,6 @@
 """Where the samples of a pool stand in a table that others have made: found once, for all of its columns."""
 
 import json
-import shutil
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dcexp.artifacts.base import Artifact, Summary
-from dcexp.artifacts.files import content_digest, whole_file, write_json
+from dcexp.artifacts.files import content_digest, remove_folder, whole_file, write_json
 from dcexp.artifacts.lookup import find_in
 from dcexp.artifacts.pool import Pool
 from dcexp.artifacts.uid import Uids
@@ -68,7 +67,7 @@ class TableRow(Score):
             with whole_file(out / AGAIN) as file:
                 np.save(file, table.again())
             write_json(note, {"rows": rows, **table.counts()})
-        shutil.rmtree(folder)
+        remove_folder(folder)
         return replace(summary, facts={"table": json.loads(note.read_text())})
 
     def score(self, rows: Rows, **extra: Artifact) -> Numbers:

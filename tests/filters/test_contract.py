@@ -29,6 +29,7 @@ WORDS = {  # what an option needs to run on this pool
     "image_based_and_clip_score": [f"filter.of.image_based.of.in_clusters.{word}" for word in CLUSTERS],
     "image_based_sampling": [f"filter.{word}" for word in CLUSTERS],
     "imagenet_distance": ["filter.target={root}/target.npy"],
+    "norm_sim_d": ["filter.rounds=7"],
     "norm_sim": ["filter.target={root}/target.npy"],
     "near_duplicates": ["filter.subvectors=4"],
     "uids": ["filter.path={root}/list.txt"],

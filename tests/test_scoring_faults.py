@@ -252,6 +252,7 @@ def test_an_array_with_a_wrong_byte_is_not_handed_on(weights, tars, tmp_path):
         score(request(weights, tars, tmp_path, feature="dfn"))
 
 
+@pytest.mark.slow
 def test_two_at_once_wait_for_each_other(weights, other_weights, tars, tmp_path):
     """Two models for one folder: whoever comes second adds its features to those of the first."""
     folder = tmp_path / "both"

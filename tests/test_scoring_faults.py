@@ -3,7 +3,6 @@
 import io
 import json
 import os
-import subprocess
 import threading
 import zlib
 from pathlib import Path
@@ -20,6 +19,7 @@ from dcexp.scoring.encoder import Encoder
 from dcexp.scoring.request import score
 from dcexp.sources.webdataset import WebDataset
 from tests.cli import dcexp, dcexp_process
+from tests.disks import mounted, remount
 from tests.pools import ONE, write_parquet, write_tar
 from tests.scored import UIDS, arrays, contents, pictures, request, table
 from tests.tasks.sets import MODEL, checkpoint, encoded
@@ -272,22 +272,8 @@ def test_two_at_once_wait_for_each_other(weights, other_weights, tars, tmp_path)
 
 @pytest.fixture
 def disk(tmp_path):
-    """A file system of 64 kB."""
-    path = tmp_path / "disk"
-    path.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", path]
-    try:
-        done = subprocess.run(mount, capture_output=True, text=True, check=False)
-    except FileNotFoundError:
-        pytest.skip("there is no mount here")
-    if done.returncode:
-        pytest.skip(f"a tmpfs cannot be mounted here: {done.stderr.strip()}")
-    yield path
-    subprocess.run(["umount", "--lazy", path], check=True)
-
-
-def remount(disk, options):
-    subprocess.run(["mount", "-o", f"remount,{options}", disk], check=True)
+    with mounted(tmp_path / "disk", "64k") as path:
+        yield path
 
 
 def test_a_full_disk_is_said_wherever_it_gets_full_and_gone_on_from(disk, weights, tmp_path):

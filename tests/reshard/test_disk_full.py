@@ -4,7 +4,6 @@ import errno
 import os
 import re
 import shutil
-import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from dcexp.reshard.copy import Copy
 from dcexp.reshard.index import Index
 from dcexp.sources.commonpool import CommonPool
 from dcexp.store import Store, is_payload
+from tests.disks import mounted, remount
 from tests.pools import ONE, hex_uids, sample, write_parquet, write_pool, write_tar
 from tests.reshard.test_copy import files_in
 
@@ -43,22 +43,13 @@ class Disk:
         (self.path / "ballast").unlink(missing_ok=True)
 
     def resize(self, size):
-        subprocess.run(["mount", "-o", f"remount,size={size}", self.path], check=True)
+        remount(self.path, f"size={size}")
 
 
 @pytest.fixture
 def disk(tmp_path):
-    path = tmp_path / "disk"
-    path.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", path]
-    try:
-        done = subprocess.run(mount, capture_output=True, text=True, check=False)
-    except FileNotFoundError:
-        pytest.skip("there is no mount here")
-    if done.returncode:
-        pytest.skip(f"a tmpfs cannot be mounted here: {done.stderr.strip()}")
-    yield Disk(path)
-    subprocess.run(["umount", "--lazy", path], check=True)
+    with mounted(tmp_path / "disk", "2m") as path:
+        yield Disk(path)
 
 
 @pytest.fixture

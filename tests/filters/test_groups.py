@@ -44,7 +44,7 @@ def spread(members, rng):
     return rng.permutation(2 * members + 1)[:members]
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(
     parts=keys_of_parts | st.lists(st.integers(0, 9).map(lambda n: [(7, 7)] * n), min_size=1), size=st.integers(1, 12)
 )

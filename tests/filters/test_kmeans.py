@@ -158,12 +158,12 @@ def test_planted_clusters_are_found(by, tmp_path):
     """From some first rows: k-means stays in a bad place from others, whoever does it."""
     rows, directions = planted(5, 4, 25)
     found = []
-    for seed in range(60):
+    for seed in range(15):
         how = {"spherical": True} | ({"state": tmp_path / f"{seed}.npz"} if by == "torch" else {})
         centres = {"torch": by_torch, "faiss": by_faiss}[by](rows, 4, 20, seed, **how)
         cosines = unit(directions) @ unit(centres).T
         found.append(sorted(cosines.argmax(axis=1)) == [0, 1, 2, 3] and cosines.max(axis=1).min() > 0.999)
-    assert 3 < sum(found) < 60
+    assert 0 < sum(found) < 15
 
 
 @pytest.mark.parametrize("spherical", [True, False])

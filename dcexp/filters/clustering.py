@@ -122,7 +122,7 @@ def _draw(folder: Path, stage: KMeans, view: View, width: int, share: float, ite
         work = partial(_drawn, stage, view, width, share, number, part)
         uids, features, went = unless_damaged(view.skip_corrupt, work, nothing)
         for name, array in (("uids", uids), ("features", features)):
-            with whole_file(_file(folder, number, name), durable=False) as file:
+            with whole_file(_file(folder, number, name)) as file:
                 np.save(file, array)
         write_json(note, went)
     tally: dict[str, int] = json.loads(note.read_text())

@@ -80,7 +80,7 @@ class Groups(Artifact):
         return array
 
     def _save(self, stem: str, name: str, array: npt.NDArray[Any]) -> None:
-        with whole_file(self.path / f"{stem}.{name}.npy", durable=False) as file:
+        with whole_file(self.path / f"{stem}.{name}.npy") as file:
             np.save(file, array)
 
 

@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 import yaml
 
-from dcexp.artifacts import files
 from dcexp.artifacts.subset import EXAMPLES, SUBSET
 from dcexp.artifacts.uid import format_uid, is_sorted
 from dcexp.cli import CONF
 from dcexp.engines.local import Local
 from dcexp.sources.commonpool import CommonPool
 from dcexp.store import Store
+from tests.filters.stopped import stopped_at, stopped_cleaning_up
 from tests.parity.test_baselines import RandomPool
 from tests.pools import sample, write_tar
 from tests.test_conf import REQUIRED, composed
@@ -21,6 +21,18 @@ from tests.test_conf import REQUIRED, composed
 OPTIONS = sorted(path.stem for path in (CONF / "filter").glob("*.yaml"))
 SAMPLING = {"image_based_sampling", "text_based_sampling", "sample", "hard_cap", "soft_cap", "m_flyt"}
 MAY_REPEAT = {*SAMPLING, "sum", "repeat"}
+OF_ALL = ("pieces", "merged")  # folders that every filter works in
+WORKING = {
+    "norm_sim_d",
+    "near_duplicates",
+    "sample",
+    "soft_cap",
+    "hard_cap",
+    "fusion",
+    "m_flyt",
+    "imported",
+    "semdedup",
+}
 SCORE = "clip_l14_similarity_score"
 CLUSTERS = ("centroids={root}/centroids.npy", "target={root}/target.npy")
 WORDS = {  # what an option needs to run on this pool
@@ -66,11 +78,12 @@ class Contract:
         ]
         (root / "m_flyt.csv").write_text("\n".join([",".join(["uid", *names]), *lines]))
         self.uids = {uid.lower() for uid in uids}
+        self.source = CommonPool(root=str(root / "pool")).step()
 
     def build(self, option, store, engine=None):
         words = [word.format(root=self.root) for word in WORDS.get(option, REQUIRED.get(option, []))]
         stage = composed(f"filter={option}", "assets.language_model=lid.176.ftz", *words).filter
-        step, engine = stage.step(CommonPool(root=str(self.root / "pool")).step()), engine or Local(workers=1)
+        step, engine = stage.step(self.source), engine or Local(workers=1)
         stage.check(engine, **step.values)
         return Store(root=str(self.root / store)).build(step, engine)
 
@@ -85,10 +98,6 @@ def option(request):
     if request.param == "laion2b" and importlib.util.find_spec("gcld3") is None:
         pytest.skip("needs gcld3")
     return request.param
-
-
-class Stopped(BaseException):
-    """What a kill is to the process that it hits, as far as files are concerned: nothing after it happens."""
 
 
 def test_a_filter_keeps_the_contract(contract, option, monkeypatch):
@@ -107,25 +116,17 @@ def test_a_filter_keeps_the_contract(contract, option, monkeypatch):
     assert _bytes(contract.build(option, "two", Local(workers=2))) == _bytes(whole)
     for nth in (1, 4, 9, 16):
         store = f"stopped-{option}-{nth}"
-        with monkeypatch.context() as patch, pytest.raises(Stopped):
-            patch.setattr(files.Path, "replace", _stopping(files.Path.replace, nth))
-            contract.build(option, store)
-            raise Stopped  # it needed fewer files than that
+        stopped_at(monkeypatch, nth, lambda store=store: contract.build(option, store))
         assert _bytes(contract.build(option, store)) == _bytes(whole)
 
 
-def _stopping(replace, nth):
-    """``Path.replace`` that is never reached by the nth file and all that come after it."""
-    seen = 0
-
-    def stopping(self, target):
-        nonlocal seen
-        seen += 1
-        if seen >= nth:
-            raise Stopped
-        return replace(self, target)
-
-    return stopping
+def test_a_filter_that_is_stopped_while_it_cleans_up_goes_on(contract, option, monkeypatch):
+    whole, store = contract.build(option, "one"), f"cleaning-{option}"
+    Store(root=str(contract.root / store)).build(contract.source, Local(workers=1))
+    if stopped_cleaning_up(monkeypatch, lambda: contract.build(option, store), OF_ALL):
+        assert _bytes(contract.build(option, store)) == _bytes(whole)
+    else:
+        assert option not in WORKING
 
 
 def _available(contract):

@@ -154,7 +154,7 @@ def test_an_attempt_that_is_stopped_at_any_file_goes_on_to_the_same_numbers(name
 @pytest.mark.parametrize("name", [*SCORES, "near"])
 def test_an_attempt_that_is_stopped_while_it_cleans_up_goes_on(name, tmp_path, monkeypatch):
     whole, build = twice(tmp_path, SCORES.get(name) or FILTERS[name].by())
-    stopped_cleaning_up(monkeypatch, build)
+    assert stopped_cleaning_up(monkeypatch, build)
     for path in (tmp_path / "again" / "scores").glob("*.partial/*.npy"):
         path.unlink()
     made = build()

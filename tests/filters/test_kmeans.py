@@ -255,7 +255,7 @@ def test_an_attempt_that_is_stopped_at_any_file_goes_on_to_the_same_bytes(librar
 def test_an_attempt_that_is_stopped_while_it_cleans_up_goes_on(tmp_path, monkeypatch):
     pool = Images(tmp_path, random_features(10, *SIZES))
     whole = centres(pool, KMeans(clusters=6))
-    stopped_cleaning_up(monkeypatch, lambda: centres(pool, KMeans(clusters=6), store="stopped"))
+    assert stopped_cleaning_up(monkeypatch, lambda: centres(pool, KMeans(clusters=6), store="stopped"))
     made = centres(pool, KMeans(clusters=6), store="stopped")
     assert made.file.read_bytes() == whole.file.read_bytes() and len(list(made.path.iterdir())) == 2
 

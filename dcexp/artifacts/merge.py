@@ -77,7 +77,12 @@ class UidFile:
         return uids
 
 
-def ranges(files: Sequence[UidFile], size: int = RANGE) -> list[Range]:
+def ranges(files: Sequence[UidFile]) -> list[Range]:
+    """Ranges for uids alone: see :func:`ranges_of`."""
+    return ranges_of(files, RANGE)
+
+
+def ranges_of(files: Sequence[UidFile], size: int) -> list[Range]:
     """Ranges that cut all the files together into pieces of about ``size`` each; equal uids are in the same one.
 
     Uids are hashes, so they are cut by their first 64 bits. (All uids that share these 64 bits stay together.)

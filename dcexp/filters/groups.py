@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from dcexp.artifacts.base import Artifact
 from dcexp.artifacts.files import whole_file
-from dcexp.artifacts.merge import Range, UidFile, ranges
+from dcexp.artifacts.merge import Range, UidFile, ranges_of
 from dcexp.artifacts.uid import Uids, firsts
 
 Arrays = dict[str, npt.NDArray[Any]]
@@ -38,7 +38,7 @@ class Groups(Artifact):
 
     def ranges(self, parts: int, size: int) -> list[Range]:
         """Ranges of keys of about ``size`` rows; those of one key are never parted."""
-        return ranges([UidFile(self._file(part, KEYS)) for part in range(parts)], size)
+        return ranges_of([UidFile(self._file(part, KEYS)) for part in range(parts)], size)
 
     def gathered(self, parts: int, edges: Range, names: Sequence[str]) -> tuple[Uids, Arrays, Indices]:
         """The keys of a range, the arrays of these ``names``, and where the rows of each part end among them."""

@@ -33,13 +33,23 @@ def whole_file(path: Path, *, durable: bool = True) -> Iterator[IO[bytes]]:
     unfinished = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
         with unfinished.open("wb") as file:
-            yield file
+            try:
+                yield file
+            except OSError as error:
+                if error.errno is None:  # numpy says how much it could not write, and not why
+                    _find_out_why(file)
+                raise
             if durable:
                 file.flush()
                 os.fsync(file.fileno())
         unfinished.replace(path)
     finally:
         unfinished.unlink(missing_ok=True)
+
+
+def _find_out_why(file: IO[bytes]) -> None:
+    """Raise the OSError of a write that does not fit, where the file can grow no more; it is given up anyway."""
+    os.posix_fallocate(file.fileno(), os.fstat(file.fileno()).st_size, 1 << 20)
 
 
 def remove_folder(folder: Path) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -155,6 +156,8 @@ def _together(folder: Path, parts: int) -> Features:
         place = np.argsort(np.lexsort((uids["f1"], uids["f0"])))
         unfinished, shape = path.with_suffix(".tmp"), (len(uids), own[0].shape[1])
         together = np.lib.format.open_memmap(unfinished, "w+", np.result_type(*own), shape)
+        with unfinished.open("r+b") as file:  # a full disk is an error here; in the map it would end the process
+            os.posix_fallocate(file.fileno(), 0, unfinished.stat().st_size)
         for at, features in zip(np.split(place, np.cumsum([len(f) for f in own])[:-1]), own, strict=True):
             together[at] = features
         together.flush()

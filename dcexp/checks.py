@@ -27,7 +27,7 @@ def check_all(steps: Iterable[Step], engine: Engine) -> None:
             problems[step.kind].append(str(error))
             labels[step.kind].append(step.stage.label)
     told = [
-        first + f"\n(and {len(more)} more {kind}s: {', '.join(labels[kind][1:])})" * bool(more)
+        first + f"\n(and {len(more)} more {kind.removesuffix('s')}s: {', '.join(labels[kind][1:])})" * bool(more)
         for kind, (first, *more) in problems.items()
     ]
     if told:

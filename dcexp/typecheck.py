@@ -36,7 +36,14 @@ def fits(value: Any, hint: Any) -> bool:
 
 
 def _complaint(thing: Any, f: Field[Any], value: Any, hint: Any) -> str:
-    wanted = hint.__name__ if isinstance(hint, type) and not get_args(hint) else hint
-    if get_origin(hint) is Literal:
-        wanted = " | ".join(map(repr, get_args(hint)))
-    return f"{type(thing).__name__}.{f.name}: wanted {wanted}, got {value!r}"
+    return f"{type(thing).__name__}.{f.name}: wanted {_said(hint)}, got {value!r}"
+
+
+def _said(hint: Any) -> str:
+    """The values that may stand where ``hint`` is written, for people."""
+    origin, args = get_origin(hint), get_args(hint)
+    if origin is Literal:
+        return " | ".join(map(repr, args))
+    if origin in (Union, types.UnionType):
+        return " | ".join(map(_said, args))
+    return hint.__name__ if isinstance(hint, type) and not args else str(hint)

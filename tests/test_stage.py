@@ -120,6 +120,16 @@ def test_a_choice_outside_the_literal_lists_the_choices():
         Choose(arch="l41")
 
 
+def test_a_field_of_several_types_lists_them_as_people_write_them():
+    @dataclass(frozen=True, kw_only=True)
+    class Count(Stage):
+        makes: ClassVar[type[Artifact]] = Note
+        clusters: int | Literal["auto"] = "auto"
+
+    with pytest.raises(ValueError, match=r"Count\.clusters: wanted int \| 'auto', got 'many'"):
+        Count(clusters="many")
+
+
 @given(*[st.integers(0, 9)] * 4)
 def test_counts_add_up_exactly_when_nothing_is_unaccounted_for(kept, dropped, missing, corrupt):
     total = kept + dropped + missing + corrupt

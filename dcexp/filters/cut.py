@@ -17,7 +17,7 @@ from dcexp.filters.examples import Scored
 from dcexp.filters.rows import Mask, Rows, View, unless_damaged
 from dcexp.filters.score import Numbers, Score
 from dcexp.filters.selection import Decision, select
-from dcexp.filters.share import Counted, Share, check_fraction
+from dcexp.filters.share import Counted, Share, check_fraction, tell_of_idle, tell_of_ties
 from dcexp.filters.threshold import Cutoff, top
 from dcexp.stage import Step
 
@@ -121,13 +121,18 @@ class FractionCut(Cut, Share):
         lists, total = self.share(engine, pool, within, fraction_of)
         view = View(columns=score.reads(), within=lists, scores=scores, skip_corrupt=pool.skip_corrupt)
         read, exact = partial(_values, score, scores, view), self.ties == "exact"
-        low = top(engine, pool.parts, read, int(total * self.fraction), exact=exact)
-        high = top(engine, pool.parts, read, int(total * self.skip), exact=exact) if self.skip else None
+        places, above = int(total * self.fraction), int(total * self.skip)
+        low = top(engine, pool.parts, read, places, exact=exact)
+        high = top(engine, pool.parts, read, above, exact=exact) if self.skip else None
         decide = partial(_cut, score, scores, low, high)
         facts = {"threshold": low.value if np.isfinite(low.value) else None, "fraction_of": total}
-        return select(
+        summary = select(
             self, out, engine, pool=pool, view=view, decide=decide, scored=partial(_shown, score, scores), facts=facts
         )
+        tell_of_ties(self.label, summary, places - above)
+        if self.fraction < 1 and self.label not in summary.facts["funnel"] and summary.counts.kept <= places + 1:
+            tell_of_idle(self.label, summary.counts.kept, places + (not exact))
+        return summary
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -21,7 +21,7 @@ from dcexp.filters.clustering import KMeans
 from dcexp.filters.rows import Rows, View
 from dcexp.filters.score import Numbers
 from dcexp.filters.selection import Decision, select
-from dcexp.filters.share import Counted, Share, check_fraction
+from dcexp.filters.share import Counted, Share, check_fraction, tell_of_idle
 from dcexp.stage import Step
 
 Sizes = npt.NDArray[np.int64]
@@ -95,6 +95,8 @@ class DensityPruning(Share):
         lists, total = self.share(engine, pool, within, fraction_of)
         centres, wanted = centroids.rows(), int(total * self.fraction)
         sizes, inner = _measured(engine, pool, scores, len(centres))
+        if self.fraction < 1:
+            tell_of_idle(self.label, int(sizes.sum()), wanted)
         shares = softmax(inner * to_neighbours(centres, self.neighbours) / self.temperature)
         budgets = shared_out(shares, sizes, wanted, self.balance)
         decide = partial(_first, scores, places, budgets)

@@ -1,6 +1,5 @@
 """NormSim-2-D: thin out a pool, round by round, to the images that are most like those still in it."""
 
-import logging
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -20,10 +19,8 @@ from dcexp.filters.features import Features, features_of, have_direction, operat
 from dcexp.filters.rows import Mask, Rows, View, unless_damaged
 from dcexp.filters.score import Numbers
 from dcexp.filters.selection import Decision, select
-from dcexp.filters.share import Counted, Share, check_fraction
+from dcexp.filters.share import Counted, Share, check_fraction, tell_of_idle
 from dcexp.filters.thinning import STAYS, Candidates, thin
-
-log = logging.getLogger(__name__)
 
 FOLDER = "thinning"  # the candidates' features and the rounds so far; gone when the subset is written
 
@@ -82,8 +79,8 @@ class NormSimD(Share):
         gather = partial(_gather, candidates, self.feature, view, pool.skip_corrupt)
         list(engine.map(gather, list(enumerate(pool.parts)), what=f"{self.label}: copy features"))
         wanted, count = int(total * self.fraction), sum(candidates.sizes())
-        if count <= wanted:
-            log.warning("%s: there are only %s candidates for %s places; all stay", self.label, f"{count:,}", wanted)
+        if self.fraction < 1:
+            tell_of_idle(self.label, count, wanted)
         dropped = thin(candidates, wanted, self.rounds)
         for number, of_part in enumerate(np.split(dropped, np.cumsum(candidates.sizes())[:-1])):
             where = candidates.where(number)

@@ -1,14 +1,18 @@
 """Filters that take a share of the pool: of which samples it is one, and how many these are."""
 
+import logging
 from pathlib import Path
 from typing import Literal
 
+from dcexp.artifacts.base import Summary
 from dcexp.artifacts.pool import Pool
 from dcexp.artifacts.subset import Subset
 from dcexp.engines.base import Engine
 from dcexp.filters.base import Filter, FractionOf, inside
 from dcexp.filters.rows import View, count_rows
 from dcexp.stage import Step
+
+log = logging.getLogger(__name__)
 
 Counted = Literal["metadata", "available"]
 
@@ -56,3 +60,18 @@ def check_fraction(fraction: float) -> None:
     """Raise ValueError for a fraction outside (0, 1]."""
     if not 0 < fraction <= 1:
         raise ValueError(f"filter.fraction={fraction}: wanted more than 0 and at most 1 (0.3 is 30 %)")
+
+
+def tell_of_idle(label: str, candidates: int, places: int) -> None:
+    """Warn when a share has decided nothing, for there are no more candidates than places."""
+    if candidates <= places:
+        log.warning("%s: there are only %s candidates for %s places; all stay", label, f"{candidates:,}", f"{places:,}")
+
+
+def tell_of_ties(label: str, summary: Summary, asked: int) -> None:
+    """Warn when samples of equal scores make a subset more than a tenth larger than the ``asked`` samples."""
+    if (kept := summary.counts.kept) > asked + 1 + asked // 10:
+        log.warning(
+            "%s: %s samples are kept where %s were asked for, for many have the same score; filter.ties=exact keeps "
+            "no more than asked for", label, f"{kept:,}", f"{asked:,}",
+        )  # fmt: skip

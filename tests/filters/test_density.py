@@ -212,6 +212,13 @@ def test_after_another_filter_the_fraction_is_of_what_is_said(of, wanted, tmp_pa
     assert sorted(subset.summary["funnel"].values()) == sorted([100, 100 - kept.sum()])
 
 
+def test_more_places_than_rows_are_told(tmp_path, caplog):
+    pool = Images(tmp_path, uneven(2, *SIZES))
+    first = RandomFraction(fraction=0.3)
+    assert (pool.counts(Sequence(first=first, then=DensityPruning(clustering=KMEANS))) == pool.counts(first)).all()
+    assert "there are only 60 candidates for 160 places; all stay" in caplog.text
+
+
 def test_empty_clusters_one_cluster_and_all_rows(tmp_path):
     same = Images(tmp_path / "same", [np.repeat(random_features(0, 2)[0], 20, axis=0)])
     assert same.build(DensityPruning(fraction=0.5, clustering=KMeans(clusters=4))).summary["taken"] == 20

@@ -172,6 +172,29 @@ def test_in_a_sequence_the_second_filter_sees_what_the_first_has_kept(house, fra
     assert set(taken) != house.best(size)
 
 
+@pytest.mark.parametrize("ties", ["include", "exact"])
+def test_a_second_filter_that_decides_nothing_is_told(house, caplog, ties):
+    first, then = (replace(by_score(fraction), ties=ties) for fraction in (0.2, 0.3))
+    assert house.taken(Sequence(first=first, then=then))[0] == house.taken(first)[0]
+    candidates, places = (13, 19) if ties == "include" else (12, 18)
+    assert f"there are only {candidates} candidates for {places} places; all stay" in caplog.text
+    caplog.clear()
+    house.taken(Sequence(first=then, then=first))
+    house.taken(by_score(1.0))
+    assert "candidates" not in caplog.text
+
+
+def test_many_equal_scores_are_told(tmp_path, caplog):
+    scores = [0.5] * 30 + [0.1] * 70
+    write_parquet(tmp_path / "p" / "metadata" / "0.parquet", hex_uids(100), s=scores)
+    pool, stage = CommonPool(root=str(tmp_path / "p")).step(), by_score(0.3)
+    store = Store(root=str(tmp_path / "store"))
+    assert store.build(stage.step(pool), ONE).summary["taken"] == 30
+    assert store.build(replace(stage, fraction=0.2, ties="include").step(pool), ONE).summary["taken"] == 30
+    assert "30 samples are kept where 20 were asked for, for many have the same score" in caplog.text
+    assert caplog.text.count("same score") == 1
+
+
 def test_sequences_nest_and_hold_combinations(house):
     inner = Sequence(first=RandomFraction(fraction=0.8), then=RandomFraction(fraction=0.5, seed=1))
     taken, _, _ = house.taken(Sequence(first=inner, then=by_score(0.1)))

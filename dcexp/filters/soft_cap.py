@@ -1,5 +1,6 @@
 """Soft-cap sampling: the best are taken most often, and each time that they are, a little less."""
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -21,6 +22,8 @@ from dcexp.filters.score import Numbers, Score
 from dcexp.filters.selection import Decision, select
 from dcexp.filters.share import Counted, Share
 from dcexp.stage import Step
+
+log = logging.getLogger(__name__)
 
 FOLDER = "draws"  # counts of single parts; gone when the subset is written
 
@@ -91,7 +94,7 @@ class SoftCap(Share):
                 np.save(file, of_part)
 
     def _judge(self, scores: Numbers, draws: int) -> None:
-        """Raise ValueError when that many draws cannot be made by these scores."""
+        """Raise ValueError when that many draws cannot be made by these scores, and warn when these decide nothing."""
         if np.isposinf(scores).any():
             raise ValueError(f"{self.label}: a score is infinite; wanted numbers whose exponentials can be weighed")
         rows = int(np.isfinite(scores).sum())
@@ -101,6 +104,11 @@ class SoftCap(Share):
                 f"{rows:,} samples with a score; wanted 1 draw or more (filter.draws), and batches no larger than the "
                 "pool: a smaller filter.batch (the paper's is 100,000 of 128 million)"
             )
+        if (taken := min(self.batch, draws)) > 0.9 * rows:
+            log.warning(
+                "%s: a batch takes %s of the %s samples, so their scores decide little; wanted a smaller filter.batch "
+                "(the paper's is 100,000 of 128 million)", self.label, f"{taken:,}", f"{rows:,}",
+            )  # fmt: skip
 
 
 def _read(score: Score, scores: Scores | None, view: View, skip_corrupt: bool, item: tuple[int, Part]) -> Numbers:

@@ -49,6 +49,13 @@ def test_scores_far_apart_still_fill_a_batch():
     assert counts.tolist() == [2, 2, 0, 2]
 
 
+@pytest.mark.parametrize("batch, told", [(100, True), (91, True), (90, False)])
+def test_a_batch_that_takes_nearly_everything_is_told(batch, told, tmp_path, caplog):
+    images = Images(tmp_path, random_features(0, 100, width=2), mine=np.linspace(0, 1, 100).tolist())
+    images.build(SoftCap(score=Column(column="mine"), batch=batch))
+    assert (f"a batch takes {batch} of the 100 samples, so their scores decide little" in caplog.text) == told
+
+
 def test_workers_do_not_change_the_draws_and_seeds_do(tmp_path):
     score = np.random.default_rng(0).normal(size=100)
     score[4] = np.nan

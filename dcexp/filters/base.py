@@ -100,5 +100,13 @@ def require(stage: Stage, pool: Pool, columns: Sequence[str], features: Sequence
         if lacking:
             raise ValueError(
                 f"{type(stage).__name__} needs the {what} {lacking[0]!r}, which not every metadata file of the pool at "
-                f"{pool.root} has; they all have: {', '.join(there) or 'none'}"
+                f"{pool.root} has; they all have: {', '.join(there) or 'none'}" + _bare(pool) * (what == "feature")
             )
+
+
+def _bare(pool: Pool) -> str:
+    """How many metadata files have no features at all, one of them, and what can be done."""
+    if not (bare := [Path(part.parquet).name for part in pool.parts if not part.npz]):
+        return ""
+    some = f"{len(bare):,} of its {len(pool.parts):,} files have no .npz beside them, as {bare[0]}"
+    return f". {some}; for tars of your own, python -m dcexp score makes them"

@@ -81,11 +81,12 @@ class ImportedScore(Score):
     def _judge(self, summary: Summary, table: dict[str, Any]) -> None:
         kept, total = summary.counts.kept, summary.counts.total - summary.counts.corrupt
         if kept == 0 or _coverage(summary) < self.coverage:
+            another = "Is it a table for another pool? If not, " if table["unknown"] else "To go by it all the same, "
+            remedy = f"{another}lower coverage" if kept else "Nothing can be chosen by it"
             raise ValueError(
                 f"table={self.table}: column {self.column!r} has a score for {kept:,} of the pool's {total:,} samples "
                 f"({_coverage(summary):.1%}), wanted coverage={self.coverage:.0%}; {table['unknown']:,} of the table's "
-                f"{table['distinct']:,} uids are not in the pool. Is it a table for another pool? If not, lower "
-                "coverage"
+                f"{table['distinct']:,} uids are not in the pool. {remedy}"
             )
 
 

@@ -135,6 +135,14 @@ def test_tables_that_will_not_do_are_refused_with_the_reason(images, known, tmp_
     (tmp_path / "uid.csv").write_text("uid,score\nxyz,1\n")
     with pytest.raises(ValueError, match=r"uid.csv: column 'uid': a uid is 32 hexadecimal digits; row 0 holds 'xyz'"):
         made(images, tmp_path / "uid.csv")
+    (tmp_path / "part.csv").write_text(f"uid,score\n{first},1\n")
+    with pytest.raises(
+        ValueError, match=r"0 of the table's 1 uids are not in the pool. To go by it all the same, lower"
+    ):
+        made(images, tmp_path / "part.csv")
+    (tmp_path / "none.csv").write_text(f"uid,score\n{first},\n")
+    with pytest.raises(ValueError, match=r"a score for 0 of the pool's 100 .* Nothing can be chosen by it"):
+        made(images, tmp_path / "none.csv", coverage=0.0)
     np.save(tmp_path / "alone.npy", np.ones(3))
     with pytest.raises(ValueError, match=r"its uids are to lie beside it in alone.uids.npy"):
         made(images, tmp_path / "alone.npy")
@@ -156,7 +164,9 @@ def test_what_can_be_seen_before_any_work_is_said_before_it(images, known, tmp_p
     with pytest.raises(ValueError, match=r"table=.*nothing: no such file, or a folder without tables"):
         checked(tmp_path / "nothing")
     (tmp_path / "t.xlsx").write_text("?")
-    with pytest.raises(ValueError, match=r"t.xlsx: wanted a .parquet or .csv"):
+    with pytest.raises(
+        ValueError, match=r"t.xlsx: wanted a .parquet or .csv(.|\n)*\(and 1 more scores: imported_score\)"
+    ):
         checked(tmp_path / "t.xlsx")
     for name in ("a.parquet", "b.csv", "c.npz"):
         checked(write(tmp_path / "t" / name, known))

@@ -6,7 +6,6 @@ import os
 import signal
 import sys
 import textwrap
-from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
@@ -57,8 +56,7 @@ def main() -> None:
 def usage() -> str:
     """What can be said, from the option files themselves."""
     lines = ["usage: python -m dcexp [VERB] [group=option | key=value]...", "", "verbs:"]
-    lines += [f"  {verb:<12} {text}" for verb, text in VERBS.items()]
-    lines += ["", "groups and their options:"]
+    lines += [f"  {verb:<12} {text}" for verb, text in VERBS.items()] + ["", "groups and their options:"]
     for group in GROUPS:
         options = ", ".join(sorted(path.stem for path in (CONF / group).glob("*.yaml")))
         lines += textwrap.wrap(options, 110, initial_indent=f"  {group:<13}", subsequent_indent=" " * 15)
@@ -93,7 +91,8 @@ def _compose_and_call(verb: str, words: list[str]) -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises, and the message is made in main()
     if late := next((word for word in words if word in VERBS), None):
         raise ValueError(f"{late!r} is a verb; verbs come first: python -m dcexp {late} …")
-    if verb != "run" and {"-m", "--multirun"} & set(words):
+    sweep = bool({"-m", "--multirun"} & set(words))
+    if verb != "run" and sweep:
         raise ValueError(f"{verb} takes one run, not a sweep: leave out -m and give one option per group")
     own = WRITES_A_LOG if verb in ("run", "evaluate") else WRITES_NOTHING
     if any(word.startswith(("--config-path", "-cp")) for word in words):
@@ -110,8 +109,12 @@ def _compose_and_call(verb: str, words: list[str]) -> None:
         refuse_shadowed_scales()
         refuse_mixed_up_sweeps(cfg)
         logging.captureWarnings(True)
-        command: Callable[[Any], None] = getattr(commands, verb)
-        command(instantiate(cfg))
+        try:
+            getattr(commands, verb)(instantiate(cfg))
+        except Exception as error:
+            if sweep:  # when all runs are done, Hydra raises the first failure alone
+                logging.getLogger(__name__).error("failed: %s", message(_innermost(error), CONF))
+            raise
 
     hydra.main(version_base="1.3", config_path=str(CONF), config_name=verb)(call)()
 
@@ -137,9 +140,7 @@ def refuse_shadowed_scales() -> None:
         for path in sorted(folder.glob("*.yaml")):
             values: Any = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
             values = values.get("scale", values) if isinstance(values, dict) else {}
-            if not isinstance(values, dict):
-                continue
-            if path.stem in PUBLISHED or values.get("name") in PUBLISHED:
+            if isinstance(values, dict) and (path.stem in PUBLISHED or values.get("name") in PUBLISHED):
                 try:
                     locked(**{k: v for k, v in values.items() if k not in ("_target_", "defaults")})
                 except ValueError as error:
@@ -182,9 +183,8 @@ def _is_users(error: BaseException) -> bool:
 
 def _note_in_log(error: Exception) -> None:
     """Put the whole traceback into the log of the run's folder, where there is one; the screen gets the message."""
-    record = logging.LogRecord(
-        __name__, logging.ERROR, __file__, 0, "stopped", None, (type(error), error, error.__traceback__)
-    )
+    stopped = type(error), error, error.__traceback__
+    record = logging.LogRecord(__name__, logging.ERROR, __file__, 0, "stopped", None, stopped)
     for handler in logging.getLogger().handlers:
         if isinstance(handler, logging.FileHandler):
             handler.handle(record)

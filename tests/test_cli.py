@@ -168,6 +168,13 @@ def test_a_failing_run_of_a_sweep_fails_the_sweep_and_the_others_finish(tmp_path
     assert done.returncode == 1 and "fraction" in done.stderr and "Traceback" not in done.stderr
 
 
+def test_every_failing_run_of_a_sweep_says_why(tmp_path):
+    done = dcexp_process("-m filter=clip_score filter.fraction=2,3 until=subset source.size=600 tracker=none", tmp_path)
+    assert done.returncode == 1 and "Traceback" not in done.stdout + done.stderr
+    for fraction in (2, 3):
+        assert f"failed: filter.fraction={fraction}: wanted more than 0 and at most 1" in done.stdout + done.stderr
+
+
 MIXTURE = (
     "filter=clip_score source.size=900 tracker=none until=shards engine.workers=1 reshard.shard_size=100 weight=0.5 "
     "+part@mixture.other=digits mixture.other.source.size=500 mixture.other.source.seed=1 mixture.other.weight=3 "

@@ -57,7 +57,7 @@ def load_model(checkpoint: str | Path, name: str) -> "tuple[CLIP, Transform]":
             f"{checkpoint} holds other things than tensors, which could run code when they are loaded, or is no "
             f"checkpoint: {_first_line(error)}. Wanted: torch.save({{'state_dict': model.state_dict()}}, file)"
         ) from None
-    except (RuntimeError, KeyError, EOFError, SafetensorError) as error:
+    except (RuntimeError, KeyError, EOFError, AssertionError, SafetensorError) as error:  # open_clip asserts widths
         raise BrokenModelError(f"{checkpoint} is not a checkpoint of {name}: {_first_line(error)}") from None
     return model.eval(), evaluation
 

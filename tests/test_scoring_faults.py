@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 
 from dcexp.artifacts.base import Counts
+from dcexp.model import load_model
 from dcexp.scoring import shard
 from dcexp.scoring.encoder import Encoder
 from dcexp.scoring.request import score
@@ -96,6 +97,8 @@ def test_a_checkpoint_of_another_architecture_or_with_nan_is_said(weights, tars,
     torch.save({"state_dict": cut}, tmp_path / "cut.pt")
     with pytest.raises(ValueError, match=r"cut\.pt is not a checkpoint of ViT-tiny-8: .*size mismatch"):
         score(request(tmp_path / "cut.pt", tars, tmp_path / "out"))
+    with pytest.raises(ValueError, match=r"is not a checkpoint of RN50: .*width"):
+        load_model(weights, "RN50")
     state["state_dict"]["text_projection"][:] = float("nan")
     torch.save(state, tmp_path / "nan.pt")
     with pytest.raises(ValueError, match=r"nan\.pt \(ViT-tiny-8\): its features of texts are not finite numbers"):

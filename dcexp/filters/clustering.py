@@ -98,9 +98,10 @@ class KMeans(Stage):
         tallies = list(engine.map(draw, list(enumerate(pool.parts)), what="cluster: sample"))
         drawn, missing, corrupt = (sum(tally[name] for tally in tallies) for name in ("drawn", "missing", "corrupt"))
         if clusters > drawn:
+            more = ", or more of them drawn (per_cluster=…)" * (share < 1)
             raise ValueError(
                 f"{self.label}: {clusters:,} clusters are to be found in {drawn:,} rows that have {self.feature!r}, of "
-                f"{expected:,}; wanted fewer clusters than rows (clusters=…), or more of them (per_cluster=…)"
+                f"{expected:,}; wanted no more clusters than rows (clusters=…){more}"
             )
         write_centroids(out, self._trained(_together(folder, len(pool.parts)), clusters, folder))
         remove_folder(folder)

@@ -72,7 +72,10 @@ class Fusion(Score):
 
     def run(self, out: Path, engine: Engine, *, pool: Pool, **extra: Any) -> Summary:
         """Measure every score over the pool, then fuse them part by part. Raises ValueError for infinite scores."""
-        require(self, pool, self.needs())
+        try:
+            require(self, pool, self.needs())
+        except ValueError as error:
+            raise ValueError(f"{error}. Where it is in a table of yours: filter.score.table=…") from None
         (folder := out / FOLDER).mkdir(exist_ok=True)
         scales = Scales(folder)
         for number, (name, score) in enumerate(self.scores().items() if self.norm != "raw" else ()):

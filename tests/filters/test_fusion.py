@@ -54,7 +54,9 @@ def test_a_fusion_is_the_weighted_sum_of_normed_scores(images, norm, tmp_path):
 
 def test_scores_that_are_not_there_or_cannot_be_scaled_are_refused(images):
     images = images[0]
-    with pytest.raises(ValueError, match=r"Fusion needs the column 'c', which .*; they all have: .*a, b"):
+    with pytest.raises(
+        ValueError, match=r"Fusion needs the column 'c', which .*; they all have: .*a, b.*\. Where .*table=…"
+    ):
         made(images, weights={"a": 1.0, "c": 1.0})
     with pytest.raises(ValueError, match="weights has none for 'mine' of mine"):
         Fusion(weights={"a": 1.0}, of={"mine": Column(column="b")})

@@ -36,8 +36,8 @@ def whole_file(path: Path, *, durable: bool = True) -> Iterator[IO[bytes]]:
             try:
                 yield file
             except OSError as error:
-                if error.errno is None:  # numpy says how much it could not write, and not why
-                    _find_out_why(file)
+                if error.errno is None:  # numpy says how much it could not write, and not why; it is given up anyway
+                    reserve(file, os.fstat(file.fileno()).st_size, 1 << 20)
                 raise
             if durable:
                 file.flush()
@@ -47,9 +47,10 @@ def whole_file(path: Path, *, durable: bool = True) -> Iterator[IO[bytes]]:
         unfinished.unlink(missing_ok=True)
 
 
-def _find_out_why(file: IO[bytes]) -> None:
-    """Raise the OSError of a write that does not fit, where the file can grow no more; it is given up anyway."""
-    os.posix_fallocate(file.fileno(), os.fstat(file.fileno()).st_size, 1 << 20)
+def reserve(file: IO[bytes], start: int, size: int) -> None:
+    """Have the disk keep room for a piece of a file. Raises OSError where it has none; macOS cannot be asked."""
+    if hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(file.fileno(), start, size)
 
 
 def remove_folder(folder: Path) -> None:

@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -13,7 +12,7 @@ import numpy.typing as npt
 
 from dcexp.artifacts.base import Counts, Summary
 from dcexp.artifacts.clusters import Centroids, write_centroids
-from dcexp.artifacts.files import remove_folder, whole_file, write_json
+from dcexp.artifacts.files import remove_folder, reserve, whole_file, write_json
 from dcexp.artifacts.pool import Part, Pool
 from dcexp.artifacts.subset import Subset
 from dcexp.artifacts.uid import UID, Uids
@@ -158,7 +157,7 @@ def _together(folder: Path, parts: int) -> Features:
         unfinished, shape = path.with_suffix(".tmp"), (len(uids), own[0].shape[1])
         together = np.lib.format.open_memmap(unfinished, "w+", np.result_type(*own), shape)
         with unfinished.open("r+b") as file:  # a full disk is an error here; in the map it would end the process
-            os.posix_fallocate(file.fileno(), 0, unfinished.stat().st_size)
+            reserve(file, 0, unfinished.stat().st_size)
         for at, features in zip(np.split(place, np.cumsum([len(f) for f in own])[:-1]), own, strict=True):
             together[at] = features
         together.flush()

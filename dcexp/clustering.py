@@ -23,7 +23,7 @@ def cluster(request: Request) -> tuple[Centroids, Assigned]:
     pool = request.source.step()
     within = None if type(request.filter) is NoFilter else request.filter.step(pool)
     step = CentreDistance(clustering=request.clustering).step(pool, within)
-    check_all({part.key: part for part in step.upstream()}.values(), request.engine)
+    check_all({part.key: part for part in step.upstream()}.values(), request.engine, request.store)
     assigned = request.store.build(step, request.engine, request.rebuild_kinds)
     centroids = request.store.find(step.steps["centroids"])
     assert isinstance(assigned, Assigned) and isinstance(centroids, Centroids)

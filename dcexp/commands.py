@@ -10,6 +10,7 @@ from rich.table import Column, Table
 
 from dcexp.artifacts.base import Artifact
 from dcexp.artifacts.result import Result, results_in
+from dcexp.checks import check
 from dcexp.clustering import Request as Clustering
 from dcexp.clustering import cluster as clustered
 from dcexp.download import Request as Download
@@ -104,7 +105,7 @@ def _outlook(request: Run, step: Step, to_make: set[str]) -> str:
     """What the step costs, or the first line of what stands in its way."""
     if step.key in to_make:
         try:
-            step.stage.check(request.engine, **step.values)
+            check(step, request.engine, request.store)
         except (ValueError, OSError) as error:
             return f"[red]{escape(str(error).splitlines()[0])}"
     kinds = Counter(s.kind for s in step.upstream())

@@ -64,7 +64,7 @@ def evaluate(request: Request) -> list[Artifact]:
     """The results of a model that was not trained here. What is wrong is said before the first task starts."""
     model = Model(checkpoint=request.checkpoint, model=request.model).step()
     steps = [task.step(model) for task in request.tasks.values()]
-    check_all({part.key: part for step in steps for part in step.upstream()}.values(), request.engine)
+    check_all({part.key: part for step in steps for part in step.upstream()}.values(), request.engine, request.store)
     return results(request.store, request.engine, steps, rebuilt(request.rebuild, KINDS), Path(request.folder))
 
 

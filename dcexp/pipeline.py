@@ -132,7 +132,7 @@ def execute(run: Run) -> list[Artifact]:
     steps = plan(run)
     to_make = list(missing(run, steps[run.until]))
     reached = {s.key: s for t in to_make for s in (t.upstream() if run.rebuild else [t])}  # a rebuild goes on upwards
-    check_all(reached.values(), run.engine)
+    check_all(reached.values(), run.engine, run.store)
     if not to_make:
         log.info("nothing to make: every artifact is there already")
         return _made(run, steps)

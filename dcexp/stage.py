@@ -51,6 +51,9 @@ class Stage:
     def check_machine(self, engine: Engine, *_: Any, **values: Any) -> None:
         """Raise what this machine cannot do, before any work starts. ``plan`` may run elsewhere and does not ask."""
 
+    def check_pool(self, pool: Any) -> None:
+        """Raise what a pool lacks for this work: before any starts, where the pool is there already."""
+
     def cost(self, *_: Any, **values: Any) -> str:
         """The size of the work in the units of its field, for ``plan``; empty when it is small.
 

@@ -59,7 +59,9 @@ class Store:
         ``rebuild`` names kinds to make anew; what depends on them follows if their content really changed.
         """
         found = self.find(step)
-        if found and (step.key in self._fresh or not rebuild & {s.kind for s in step.upstream()}):
+        if found and step.key in self._fresh:
+            return found
+        if found and not rebuild & {s.kind for s in step.upstream()}:
             self._fresh.add(step.key)
             _warn_if_made_by_other_code(found, step)
             return found

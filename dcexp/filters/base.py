@@ -67,9 +67,13 @@ class ShardFilter(Filter):
         """What gives the numbers that decide, where it is a number that does; they are shown with examples."""
         return no_scores
 
+    def check_pool(self, pool: Pool) -> None:
+        """Raise ValueError when the pool lacks one of the columns or features."""
+        require(self, pool, self.needs(), self.features)
+
     def run(self, out: Path, engine: Engine, *, pool: Pool, within: Subset | None = None, **extra: Any) -> Summary:
         """Apply ``keep`` to every part of the pool and write the subset."""
-        require(self, pool, self.needs(), self.features)
+        self.check_pool(pool)
         artifacts = {name: value for name, value in extra.items() if isinstance(value, Artifact)}
         scores = artifacts.get("scores")
         view = View(columns=self.needs(), within=inside(within), scores=scores if isinstance(scores, Scores) else None)

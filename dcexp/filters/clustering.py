@@ -73,6 +73,10 @@ class KMeans(Stage):
         if self.library == "faiss":
             need_faiss()
 
+    def check_pool(self, pool: Pool) -> None:
+        """Raise ValueError when the pool lacks the feature."""
+        require(self, pool, (), (self.feature,))
+
     def cost(self, *, pool: Pool | None = None, **_: Any) -> str:
         """The products of the sample with the centres, in every iteration."""
         if pool is None or self.feature not in pool.features:
@@ -87,7 +91,7 @@ class KMeans(Stage):
 
     def run(self, out: Path, engine: Engine, *, pool: Pool, within: Subset | None = None) -> Summary:
         """Draw the sample, train, and write ``centroids.npy``. Raises ValueError for more clusters than rows."""
-        require(self, pool, (), (self.feature,))
+        self.check_pool(pool)
         (folder := out / FOLDER).mkdir(exist_ok=True)
         expected = within.summary["distinct"] if within else pool.rows
         clusters = self.count(expected)

@@ -34,6 +34,10 @@ class Cut(Filter):
         """The score, where it has to be made."""
         return self.by().inputs(pool)
 
+    def check_pool(self, pool: Pool) -> None:
+        """Raise ValueError when the pool lacks the column, where the score is one."""
+        require(self, pool, self.by().reads())
+
     def step(self, pool: Step, within: Step | None = None, fraction_of: FractionOf = "pool") -> Step:
         """See :meth:`Filter.step`; a relative score is that of what ``within`` has kept."""
         step = super().step(pool, within, fraction_of)
@@ -117,7 +121,7 @@ class FractionCut(Cut, Share):
     ) -> Summary:
         """Find the threshold over all rows that may be kept, then cut every part at it."""
         score = self.by()
-        require(self, pool, score.reads())
+        self.check_pool(pool)
         lists, total = self.share(engine, pool, within, fraction_of)
         view = View(columns=score.reads(), within=lists, scores=scores, skip_corrupt=pool.skip_corrupt)
         read, exact = partial(_values, score, scores, view), self.ties == "exact"

@@ -12,7 +12,6 @@ from dcexp.artifacts.files import remove_folder
 from dcexp.artifacts.pool import DamagedError, Part, Pool
 from dcexp.artifacts.scores import Scores
 from dcexp.engines.base import Engine
-from dcexp.filters.base import require
 from dcexp.filters.imported import ImportedScore
 from dcexp.filters.rows import Rows, View, unless_damaged
 from dcexp.filters.scales import Scales
@@ -70,12 +69,16 @@ class Fusion(Score):
         made = {name: score.inputs(pool).get("scores") for name, score in self.scores().items()}
         return {f"{PREFIX}{name}": step for name, step in made.items() if step}
 
-    def run(self, out: Path, engine: Engine, *, pool: Pool, **extra: Any) -> Summary:
-        """Measure every score over the pool, then fuse them part by part. Raises ValueError for infinite scores."""
+    def check_pool(self, pool: Pool) -> None:
+        """Raise ValueError when the pool lacks one of the columns."""
         try:
-            require(self, pool, self.needs())
+            super().check_pool(pool)
         except ValueError as error:
             raise ValueError(f"{error}. Where it is in a table of yours: filter.score.table=…") from None
+
+    def run(self, out: Path, engine: Engine, *, pool: Pool, **extra: Any) -> Summary:
+        """Measure every score over the pool, then fuse them part by part. Raises ValueError for infinite scores."""
+        self.check_pool(pool)
         (folder := out / FOLDER).mkdir(exist_ok=True)
         scales = Scales(folder)
         for number, (name, score) in enumerate(self.scores().items() if self.norm != "raw" else ()):

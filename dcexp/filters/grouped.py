@@ -16,7 +16,7 @@ from dcexp.artifacts.scores import damaged_mark
 from dcexp.artifacts.subset import Subset
 from dcexp.artifacts.uid import UID, Uids
 from dcexp.engines.base import Engine
-from dcexp.filters.base import inside, require
+from dcexp.filters.base import inside
 from dcexp.filters.groups import Arrays, Groups
 from dcexp.filters.rows import Mask, Rows, View, unless_damaged
 from dcexp.filters.score import Numbers, Score
@@ -60,7 +60,7 @@ class GroupedScore(Score):
 
     def run(self, out: Path, engine: Engine, *, pool: Pool, within: Subset | None = None, **extra: Any) -> Summary:
         """Copy all members in the order of their keys, judge range by range, and give every part its own."""
-        require(self, pool, self.needs(), self.features)
+        self.check_pool(pool)
         (folder := out / FOLDER).mkdir(exist_ok=True)
         groups, parts = Groups(folder), list(enumerate(pool.parts))
         artifacts = {name: value for name, value in extra.items() if isinstance(value, Artifact)}

@@ -13,7 +13,7 @@ from dcexp.artifacts.pool import Pool
 from dcexp.artifacts.subset import Subset
 from dcexp.engines.base import Engine
 from dcexp.filters.algebra import Several, named
-from dcexp.filters.base import Filter, FractionOf, ShardFilter, inside, kept_rows, require
+from dcexp.filters.base import Filter, FractionOf, ShardFilter, inside, kept_rows
 from dcexp.filters.rows import Rows, View
 from dcexp.filters.selection import Decision, select
 from dcexp.stage import Step, definition
@@ -54,12 +54,17 @@ class Intersection(Several):
         for stage, own in _asked(values):
             stage.check_machine(engine, **own)
 
+    def check_pool(self, pool: Pool) -> None:
+        """Let every part that decides row by row see whether the pool has what it needs."""
+        for part in _flat(self):
+            if isinstance(part, ShardFilter):
+                part.check_pool(pool)
+
     def run(self, out: Path, engine: Engine, *, pool: Pool, within: Subset | None = None, **inputs: Any) -> Summary:
         """Ask about every row that the finished parts have kept. Raises ValueError when nothing is left."""
         asked = [(stage, {k: v for k, v in own.items() if isinstance(v, Artifact)}) for stage, own in _asked(inputs)]
         subsets = [part for name, part in inputs.items() if isinstance(part, Subset) and name.startswith("part_")]
-        for stage, _ in asked:
-            require(stage, pool, stage.needs(), stage.features)
+        self.check_pool(pool)
         lists = {name: path for subset in [*subsets, within] if subset for name, path in inside(subset).items()}
         view = View(columns=tuple(dict.fromkeys(n for stage, _ in asked for n in stage.needs())), within=lists)
         sizes = {subset.path.name: len(subset.uids()) for subset in subsets}

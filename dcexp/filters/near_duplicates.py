@@ -11,7 +11,7 @@ from dcexp.artifacts.files import remove_folder
 from dcexp.artifacts.pool import Pool
 from dcexp.artifacts.subset import Subset
 from dcexp.engines.base import Engine
-from dcexp.filters.base import inside, require
+from dcexp.filters.base import inside
 from dcexp.filters.code_search import CodeSearch
 from dcexp.filters.codes import Quantizer, need_faiss
 from dcexp.filters.cut import Apart
@@ -70,7 +70,7 @@ class DuplicateDistance(Score):
         Each of the three reads the features anew, part by part. Raises ValueError when there are none to compare.
         """
         need_faiss()
-        require(self, pool, self.columns, self.features)
+        self.check_pool(pool)
         (out / FOLDER).mkdir(exist_ok=True)
         search = CodeSearch(
             folder=out / FOLDER,

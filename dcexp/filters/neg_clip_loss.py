@@ -13,7 +13,6 @@ from dcexp.artifacts.base import Artifact, Summary
 from dcexp.artifacts.pool import Pool
 from dcexp.artifacts.uid import Uids
 from dcexp.engines.base import Engine
-from dcexp.filters.base import require
 from dcexp.filters.clip_loss import negative_losses
 from dcexp.filters.cut import FractionCut
 from dcexp.filters.features import have_direction, operations, same_width, whole_features
@@ -58,6 +57,10 @@ class NegClipLoss(Score):
                 f"filter.temperature={self.temperature} filter.batch={self.batch} filter.draws={self.draws}: wanted a "
                 "temperature above 0 (0.01 for OpenAI's CLIP), 2 or more rows in a batch, and 1 draw or more"
             )
+        if self.image == self.text:
+            raise ValueError(
+                f"filter.image and filter.text are both {self.image}; wanted those of images, and of texts"
+            )
 
     @property
     def features(self) -> tuple[str, ...]:  # type: ignore[override]
@@ -73,11 +76,15 @@ class NegClipLoss(Score):
         )
         return operations(2.0 * draws * pool.features[self.image])
 
-    def run(self, out: Path, engine: Engine, *, pool: Pool, **extra: Any) -> Summary:
-        """See :meth:`Score.run`. Raises ValueError when the two features are of different widths."""
-        require(self, pool, self.columns, self.features)
+    def check_pool(self, pool: Pool) -> None:
+        """Raise ValueError when the pool lacks one of the features, or they are of different widths."""
+        super().check_pool(pool)
         widths = pool.features
         same_width(widths[self.image], f"{pool.root}: {self.image!r}", widths[self.text], f"{self.text!r}")
+
+    def run(self, out: Path, engine: Engine, *, pool: Pool, **extra: Any) -> Summary:
+        """See :meth:`Score.run`."""
+        self.check_pool(pool)
         sizes = {min(part.rows, self.batch) for part in pool.parts if part.rows}
         if len(sizes) > 1:
             log.warning(

@@ -60,6 +60,10 @@ class NormSimD(Share):
             return ""
         return operations(2.0 * pool.rows * pool.features[self.feature] ** 2 * self.rounds)
 
+    def check_pool(self, pool: Pool) -> None:
+        """Raise ValueError when the pool lacks the feature."""
+        require(self, pool, (), (self.feature,))
+
     def run(
         self,
         out: Path,
@@ -70,7 +74,7 @@ class NormSimD(Share):
         fraction_of: FractionOf = "pool",
     ) -> Summary:
         """Copy the candidates' features, thin them out, and write the subset; an interrupted thinning goes on."""
-        require(self, pool, (), (self.feature,))
+        self.check_pool(pool)
         folder = out / FOLDER
         folder.mkdir(exist_ok=True)
         lists, total = self.share(engine, pool, within, fraction_of)

@@ -100,9 +100,13 @@ class Sample(Sampling):
         """The score, where it has to be made."""
         return self.score.inputs(pool)
 
+    def check_pool(self, pool: Pool) -> None:
+        """Raise ValueError when the pool lacks the column, where the score is one."""
+        require(self, pool, self.score.reads())
+
     def view(self, pool: Pool, **inputs: Any) -> View:
         """The score."""
-        require(self, pool, self.score.reads())
+        self.check_pool(pool)
         return View(columns=self.score.reads(), scores=inputs.get("scores"))
 
     def weigher(self, folder: Path, engine: Engine, pool: Pool, view: View, **inputs: Any) -> Weigh:

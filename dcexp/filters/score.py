@@ -64,9 +64,13 @@ class Score(Stage):
         """One floating-point number per row, shape (len(rows),)."""
         raise NotImplementedError(f"{type(self).__name__} has no score()")
 
+    def check_pool(self, pool: Pool) -> None:
+        """Raise ValueError when the pool lacks one of the columns or features."""
+        require(self, pool, self.needs(), self.features)
+
     def run(self, out: Path, engine: Engine, *, pool: Pool, within: Subset | None = None, **extra: Any) -> Summary:
         """Score every part of the pool; parts that an interrupted attempt has scored are kept."""
-        require(self, pool, self.needs(), self.features)
+        self.check_pool(pool)
         artifacts = {name: value for name, value in extra.items() if isinstance(value, Artifact)}
         view = View(columns=self.needs(), within=inside(within), skip_corrupt=pool.skip_corrupt)
         work = partial(_score_part, self, artifacts, out, view)

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from dcexp.artifacts.base import Summary
+from dcexp.artifacts.pool import Pool
 from dcexp.engines.base import Engine
 from dcexp.filters.algebra import named
 from dcexp.filters.base import Filter, FractionOf
@@ -40,6 +41,10 @@ class Sequence(Filter):
     def check_machine(self, engine: Engine, **values: Any) -> None:
         """The same for what this machine has to have."""
         self.then.check_machine(engine, **dict(named("then.", values)))
+
+    def check_pool(self, pool: Pool) -> None:
+        """Let the second filter see whether the pool has what it needs."""
+        self.then.check_pool(pool)
 
     def run(self, out: Path, engine: Engine, **inputs: Any) -> Summary:
         """Run the second filter on what the first has kept."""

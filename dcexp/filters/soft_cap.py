@@ -58,6 +58,10 @@ class SoftCap(Share):
         """The score, where it has to be made."""
         return self.score.inputs(pool)
 
+    def check_pool(self, pool: Pool) -> None:
+        """Raise ValueError when the pool lacks the column, where the score is one."""
+        require(self, pool, self.score.reads())
+
     def run(
         self,
         out: Path,
@@ -69,7 +73,7 @@ class SoftCap(Share):
         fraction_of: FractionOf = "pool",
     ) -> Summary:
         """Gather the scores, draw, and write the subset. Raises ValueError for scores that cannot be drawn by."""
-        require(self, pool, self.score.reads())
+        self.check_pool(pool)
         lists, total = self.share(engine, pool, within, fraction_of)
         view, draws = View(columns=self.score.reads(), scores=scores, within=lists), int(total * self.draws)
         files = [out / FOLDER / f"{number:08d}.npy" for number in range(len(pool.parts))]

@@ -59,9 +59,13 @@ class TextBasedSampling(Sampling):
         (home,), (listed,) = self.assets.files("wordnet"), self.assets.files("imagenet21k")
         return home, self.suffixes, listed
 
+    def check_pool(self, pool: Pool) -> None:
+        """Raise ValueError when the pool has no captions."""
+        require(self, pool, ("text",))
+
     def view(self, pool: Pool, **inputs: Any) -> View:
         """The captions."""
-        require(self, pool, ("text",))
+        self.check_pool(pool)
         return View(columns=("text",))
 
     def weigher(self, folder: Path, engine: Engine, pool: Pool, view: View, **inputs: Any) -> Weigh:

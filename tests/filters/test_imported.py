@@ -159,7 +159,8 @@ def test_tables_that_will_not_do_are_refused_with_the_reason(images, known, tmp_
 
 def test_what_can_be_seen_before_any_work_is_said_before_it(images, known, tmp_path):
     def checked(table, column="score"):
-        check_all(ImportedScore(table=str(table), column=column).step(images.source).upstream(), ONE)
+        step = ImportedScore(table=str(table), column=column).step(images.source)
+        check_all(list(step.upstream()), ONE, Store(root=str(tmp_path / "empty")))
 
     with pytest.raises(ValueError, match=r"table=.*nothing: no such file, or a folder without tables"):
         checked(tmp_path / "nothing")

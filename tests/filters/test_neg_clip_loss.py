@@ -196,6 +196,11 @@ def test_fields_out_of_range_are_refused(fields):
         NegClipLoss(**fields)
 
 
+def test_the_same_feature_twice_is_refused():
+    with pytest.raises(ValueError, match=r"filter.image and filter.text are both l14_img; wanted those of images"):
+        NegClipLoss(text="l14_img")
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 def test_a_gpu_finds_the_same(monkeypatch):

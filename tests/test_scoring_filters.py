@@ -22,6 +22,7 @@ COUNT, SHARD = 150, 60  # samples, and how many are in a tar
 BROKEN = range(5)  # their images cannot be decoded
 HERE = {  # what an option needs to run on this pool, where the words of tests/filters/test_contract.py do not do
     "clip_score_threshold": ["filter.threshold=0"],
+    "laion2b": ["filter.of.clip_score_threshold.threshold=-1"],
     "threshold": ["filter.score.column=clip_l14_similarity_score", "filter.threshold=0"],
     "sample": ["filter.score.column=original_width"],
 }

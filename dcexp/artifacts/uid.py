@@ -157,3 +157,8 @@ def firsts(uids: Uids) -> npt.NDArray[np.bool_]:
     new = np.ones(len(uids), dtype=bool)
     new[1:] = (uids["f0"][1:] != uids["f0"][:-1]) | (uids["f1"][1:] != uids["f1"][:-1])
     return new
+
+
+def begins(new: npt.NDArray[np.bool_]) -> Indices:
+    """Where the run of equal uids begins that each stands in, by the outcome of :func:`firsts`, shape (len(new),)."""
+    return np.maximum.accumulate(np.where(new, np.arange(len(new)), 0))

@@ -1,6 +1,6 @@
 """Which cluster of a pool a row is in, and how far from its centre: what pruning by clusters goes by."""
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from dcexp.artifacts.pool import Part, Pool
 from dcexp.artifacts.scores import Assigned
 from dcexp.artifacts.subset import Subset
 from dcexp.engines.base import Engine
-from dcexp.filters.clustering import KMeans
+from dcexp.filters.clustering import ByClusters
 from dcexp.filters.cut import FractionCut
 from dcexp.filters.features import features_of, have_direction, operations
 from dcexp.filters.nearest import best
@@ -25,7 +25,7 @@ DECIMALS = 12  # to which distances are alike, in whatever order they were added
 
 
 @dataclass(frozen=True, kw_only=True)
-class CentreDistance(Score):
+class CentreDistance(ByClusters, Score):
     """1 minus the cosine of a row with the centre of its cluster, float64; its artifact knows the clusters too.
 
     A row is in the cluster of the nearest centre: by cosine, or by Euclidean distance where the clustering is not
@@ -35,18 +35,12 @@ class CentreDistance(Score):
 
     makes = Assigned
 
-    clustering: KMeans = field(compare=False)
-
     relative = True
 
     @property
     def features(self) -> tuple[str, ...]:  # type: ignore[override]
         """The one that is clustered."""
         return (self.clustering.feature,)
-
-    @property
-    def label(self) -> str:
-        return f"{super().label}-{self.clustering.label}"
 
     def step(self, pool: Step, within: Step | None = None) -> Step:
         """See :meth:`Score.step`; the clusters, too, are those of what ``within`` has kept."""
@@ -63,7 +57,7 @@ class CentreDistance(Score):
         """See :meth:`Score.run`; the facts say how large clusters are."""
         assigned = Assigned(out)
         summary = super().run(out, engine, pool=pool, within=within, assigned=assigned, **extra)
-        sizes = cluster_sizes(engine, pool, assigned, len(extra["centroids"].rows()))
+        sizes, _ = measured(engine, pool, assigned, len(extra["centroids"].rows()))
         facts = {"largest": int(sizes.max()), "median": int(np.median(sizes)), "empty": int((sizes == 0).sum())}
         return replace(summary, facts={**summary.facts, **facts})
 
@@ -91,21 +85,29 @@ def _distances(features: npt.NDArray[Any], centres: npt.NDArray[Any], ids: npt.N
     return distances.round(DECIMALS)
 
 
-def cluster_sizes(engine: Engine, pool: Pool, assigned: Assigned, clusters: int) -> npt.NDArray[np.int64]:
-    """How many rows each cluster has, shape (clusters,)."""
-    sizes = np.zeros(clusters, np.int64)
-    for counts in engine.map(partial(_count, assigned, clusters), list(enumerate(pool.parts)), what="count clusters"):
-        sizes += counts
-    return sizes
+def measured(
+    engine: Engine, pool: Pool, assigned: Assigned, clusters: int
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
+    """How many rows each cluster has, and the sum of their distances from its centre, shapes (clusters,)."""
+    sizes, sums = np.zeros(clusters, np.int64), np.zeros(clusters)
+    measure = partial(_measure, assigned, clusters)
+    for own, distances in engine.map(measure, list(enumerate(pool.parts)), what="measure clusters"):
+        sizes, sums = sizes + own, sums + distances
+    return sizes, sums
 
 
-def _count(assigned: Assigned, clusters: int, item: tuple[int, Part]) -> npt.NDArray[np.int64]:
+def _measure(assigned: Assigned, clusters: int, item: tuple[int, Part]) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
     number, _ = item
-    return np.bincount(assigned.clusters(number) + 1, minlength=clusters + 1)[1:]
+    ids = assigned.clusters(number)
+    there, distances = ids >= 0, assigned.of_part(number)
+    return (
+        np.bincount(ids[there], minlength=clusters),
+        np.bincount(ids[there], weights=distances[there], minlength=clusters),
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
-class FarFromCentre(FractionCut):
+class FarFromCentre(ByClusters, FractionCut):
     """Keeps the ``fraction`` of the pool that is furthest from the centres of its clusters: the least prototypical.
 
     Self-supervised prototypes (Sorscher et al., arXiv:2206.14486), and the second half of D4 (arXiv:2308.12284), which
@@ -114,11 +116,6 @@ class FarFromCentre(FractionCut):
     """
 
     fraction: float = 0.5
-    clustering: KMeans = field(compare=False)
-
-    @property
-    def label(self) -> str:
-        return f"{super().label}-{self.clustering.label}"
 
     def by(self) -> CentreDistance:
         """The distance from the centre."""

@@ -1,6 +1,6 @@
 """Scores that a row has within its cluster, where some rows come before others: its place there."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -9,7 +9,7 @@ from dcexp.artifacts.pool import DamagedError, Pool
 from dcexp.artifacts.subset import Subset
 from dcexp.artifacts.uid import UID, Uids
 from dcexp.filters.assignment import CentreDistance
-from dcexp.filters.clustering import KMeans
+from dcexp.filters.clustering import ByClusters
 from dcexp.filters.grouped import GroupedScore, Members
 from dcexp.filters.groups import Arrays, Indices, in_order, places
 from dcexp.filters.random import hashed, mixed
@@ -21,22 +21,17 @@ Keep = Literal["hard", "easy", "random"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class ClusteredScore(GroupedScore):
+class ClusteredScore(ByClusters, GroupedScore):
     """A score among the rows of a cluster of ``clustering``, of which those to ``keep`` come first.
 
     ``hard``: the rows that are furthest from the centre; ``easy``: the nearest; ``random``: any, by ``seed``. Of equal
     ones the lower uid comes first. Rows without a direction are in no cluster and have no score.
     """
 
-    clustering: KMeans = field(compare=False)
     keep: Keep = "hard"
     seed: int = 0
 
     arrays: ClassVar[tuple[str, ...]] = ("uids", "order")
-
-    @property
-    def label(self) -> str:
-        return f"{super().label}-{self.clustering.label}"
 
     def step(self, pool: Step, within: Step | None = None) -> Step:
         """See :meth:`Score.step`; with the clusters."""
@@ -55,8 +50,11 @@ class ClusteredScore(GroupedScore):
         keys = np.zeros(len(rows), UID)
         keys["f0"] = rows.of_part(assigned.clusters(rows.number))
         distances = rows.of_part(assigned.of_part(rows.number))
-        order = {"hard": -distances, "easy": distances}.get(self.keep, mixed(hashed(uids, self.seed)))
-        return Members(where=np.ones(len(rows), dtype=bool), keys=keys, arrays={"uids": uids, "order": order})
+        if self.keep == "random":
+            order = mixed(hashed(uids, self.seed))
+        else:
+            order = -distances if self.keep == "hard" else distances
+        return Members(keys=keys, arrays={"uids": uids, "order": order})
 
     def ordered(self, keys: Uids, arrays: Arrays) -> tuple[Indices, Mask]:
         """The order of rows, cluster by cluster; and where in it clusters begin."""

@@ -2,7 +2,7 @@
 
 import json
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -116,6 +116,17 @@ class KMeans(Stage):
     def _trained(self, sample: Features, clusters: int, folder: Path) -> npt.NDArray[np.float32]:
         train = by_faiss if self.library == "faiss" else partial(by_torch, state=folder / "state.npz")
         return train(sample, clusters, self.iterations, self.seed, spherical=self.spherical)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ByClusters(Stage):
+    """A stage that goes by the clusters of a ``clustering``, which is in the keys of its steps."""
+
+    clustering: KMeans = field(compare=False)
+
+    @property
+    def label(self) -> str:
+        return f"{super().label}-{self.clustering.label}"
 
 
 def _draw(folder: Path, stage: KMeans, view: View, width: int, share: float, item: tuple[int, Part]) -> dict[str, int]:

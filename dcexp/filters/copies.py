@@ -39,8 +39,7 @@ class CopyPlace(GroupedScore):
     def members(self, rows: Rows, **extra: Any) -> Members:
         """All rows."""
         worse = -rows.numbers(self.quality).astype(np.float64) if self.quality else np.zeros(len(rows))
-        arrays = {"uids": rows.uids(), "worse": worse}
-        return Members(where=np.ones(len(rows), dtype=bool), keys=self._digests(rows), arrays=arrays)
+        return Members(keys=self._digests(rows), arrays={"uids": rows.uids(), "worse": worse})
 
     def judge(self, keys: Uids, arrays: Arrays) -> Numbers:
         """The numbers, from 0 downwards."""

@@ -1,6 +1,6 @@
 """Density-based pruning: how many images of a cluster stay depends on how crowded the clusters are."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,10 +14,10 @@ from dcexp.artifacts.pool import Part, Pool
 from dcexp.artifacts.scores import Assigned, Scores
 from dcexp.artifacts.subset import Subset
 from dcexp.engines.base import Engine
-from dcexp.filters.assignment import CentreDistance
+from dcexp.filters.assignment import CentreDistance, measured
 from dcexp.filters.base import FractionOf
 from dcexp.filters.clustered import ClusterPlace, Keep
-from dcexp.filters.clustering import KMeans
+from dcexp.filters.clustering import ByClusters
 from dcexp.filters.rows import Rows, View
 from dcexp.filters.score import Numbers
 from dcexp.filters.selection import Decision, select
@@ -28,7 +28,7 @@ Sizes = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, kw_only=True)
-class DensityPruning(Share):
+class DensityPruning(ByClusters, Share):
     """About int(N * ``fraction``) images: more of clusters that are wide and lie apart (DBP, arXiv:2401.04578).
 
     With d_intra the mean cosine distance of a cluster's rows to its centre, and d_inter that of its centre to the
@@ -49,7 +49,6 @@ class DensityPruning(Share):
     neighbours: int = 20
     keep: Keep = "hard"
     seed: int = 0
-    clustering: KMeans = field(compare=False)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -64,10 +63,6 @@ class DensityPruning(Share):
     def pool(self) -> Counted:  # type: ignore[override]
         """All rows count: clusters are those of the metadata."""
         return "metadata"
-
-    @property
-    def label(self) -> str:
-        return f"{super().label}-{self.clustering.label}"
 
     def step(self, pool: Step, within: Step | None = None, fraction_of: FractionOf = "pool") -> Step:
         """See :meth:`Filter.step`; with the clusters, and the places of rows in them."""
@@ -94,7 +89,9 @@ class DensityPruning(Share):
         """Measure the clusters, share the places out, and take the first rows of each."""
         lists, total = self.share(engine, pool, within, fraction_of)
         centres, wanted = centroids.rows(), int(total * self.fraction)
-        sizes, inner = _measured(engine, pool, scores, len(centres))
+        sizes, distances = measured(engine, pool, scores, len(centres))
+        with np.errstate(invalid="ignore"):  # an empty cluster has no mean
+            inner = distances / sizes
         if self.fraction < 1:
             tell_of_idle(self.label, int(sizes.sum()), wanted)
         shares = softmax(inner * to_neighbours(centres, self.neighbours) / self.temperature)
@@ -105,26 +102,6 @@ class DensityPruning(Share):
         return select(
             self, out, engine, pool=pool, view=view, decide=decide, scored=partial(_distances, scores), facts=facts
         )
-
-
-def _measured(engine: Engine, pool: Pool, assigned: Assigned, clusters: int) -> tuple[Sizes, Numbers]:
-    """How many rows each cluster has, and their mean distance from its centre, NaN for none."""
-    sizes, sums = np.zeros(clusters, np.int64), np.zeros(clusters)
-    measure = partial(_measure, assigned, clusters)
-    for own, distances in engine.map(measure, list(enumerate(pool.parts)), what="measure clusters"):
-        sizes, sums = sizes + own, sums + distances
-    with np.errstate(invalid="ignore"):
-        return sizes, sums / sizes
-
-
-def _measure(assigned: Assigned, clusters: int, item: tuple[int, Part]) -> tuple[Sizes, Numbers]:
-    number, _ = item
-    ids = assigned.clusters(number)
-    there, distances = ids >= 0, assigned.of_part(number)
-    return (
-        np.bincount(ids[there], minlength=clusters),
-        np.bincount(ids[there], weights=distances[there], minlength=clusters),
-    )
 
 
 def to_neighbours(centres: npt.NDArray[np.floating], neighbours: int) -> Numbers:

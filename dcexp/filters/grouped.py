@@ -18,7 +18,7 @@ from dcexp.artifacts.uid import UID, Uids
 from dcexp.engines.base import Engine
 from dcexp.filters.base import inside
 from dcexp.filters.groups import Arrays, Groups
-from dcexp.filters.rows import Mask, Rows, View, unless_damaged
+from dcexp.filters.rows import Rows, View, unless_damaged
 from dcexp.filters.score import Numbers, Score
 
 FOLDER = "groups"  # rows by their keys; gone with the last score
@@ -26,9 +26,8 @@ FOLDER = "groups"  # rows by their keys; gone with the last score
 
 @dataclass(frozen=True, kw_only=True)
 class Members:
-    """Rows of a part that belong to groups: which of the rows asked about, their keys, and what to judge them by."""
+    """The keys of some rows, and what to judge them by."""
 
-    where: Mask
     keys: Uids
     arrays: Arrays = field(default_factory=dict)
 
@@ -37,7 +36,7 @@ class Members:
 class GroupedScore(Score):
     """A score that a row has among the rows of its key. Write ``members`` and ``judge``.
 
-    Rows that are no member have no score. On the disk, meanwhile: 32 bytes a row and the ``arrays``. Memory: a part or
+    On the disk, meanwhile: 32 bytes a row and the ``arrays``. Memory: a part or
     about ``together`` rows of these in a worker (more where one key has more).
     """
 
@@ -91,8 +90,7 @@ def _gather(
     def put() -> bool:
         rows, _ = view.rows(number, part)
         members = stage.members(rows, **artifacts)
-        places = np.flatnonzero(rows.where)[members.where]
-        groups.put(number, places, members.keys, members.arrays)
+        groups.put(number, np.flatnonzero(rows.where), members.keys, members.arrays)
         return True
 
     if not unless_damaged(view.skip_corrupt, put, otherwise=False):

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from dcexp.artifacts.base import Artifact
 from dcexp.artifacts.files import whole_file
 from dcexp.artifacts.merge import Range, UidFile, ranges_of
-from dcexp.artifacts.uid import Uids, firsts
+from dcexp.artifacts.uid import Uids, begins, firsts
 
 Arrays = dict[str, npt.NDArray[Any]]
 Indices = npt.NDArray[np.int64]
@@ -42,11 +42,9 @@ class Groups(Artifact):
 
     def gathered(self, parts: int, edges: Range, names: Sequence[str]) -> tuple[Uids, Arrays, Indices]:
         """The keys of a range, the arrays of these ``names``, and where the rows of each part end among them."""
-        files = [UidFile(self._file(part, KEYS)) for part in range(parts)]
-        spans = [file.span(edges) for file in files]
-        held = {name: self._gathered(name, spans) for name in names}
-        keys = np.concatenate([file.slice(edges) for file in files])
-        return keys, held, np.cumsum([last - first for first, last in spans])
+        spans = [UidFile(self._file(part, KEYS)).span(edges) for part in range(parts)]
+        held = {name: self._gathered(name, spans) for name in (KEYS, *names)}
+        return held.pop(KEYS), held, np.cumsum([last - first for first, last in spans])
 
     def has_found(self, number: int) -> bool:
         """Whether all of a range has been given back."""
@@ -92,6 +90,6 @@ def in_order(keys: Uids, *by: npt.NDArray[Any]) -> tuple[Indices, npt.NDArray[np
 
 def places(order: Indices, new: npt.NDArray[np.bool_]) -> Indices:
     """How many rows of the same key come before each row, by the outcome of :func:`in_order`, shape (rows,)."""
-    found, counted = np.empty(len(order), np.int64), np.arange(len(order))
-    found[order] = counted - np.maximum.accumulate(np.where(new, counted, 0))
+    found = np.empty(len(order), np.int64)
+    found[order] = np.arange(len(order)) - begins(new)
     return found

@@ -96,7 +96,7 @@ def _means(rows: Features, ids: Ids, centres: Centres, nearness: Any, spherical:
 
 def _lengthened(rows: npt.NDArray[np.floating], spherical: bool) -> Centres:
     """Rows as float32, at length 1 where that is wanted; a row of zeros stays."""
-    vectors = rows.astype(np.float64) if spherical else rows
+    vectors = rows.astype(np.float64)
     if spherical:
-        vectors = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
-    return np.ascontiguousarray(vectors, np.float32)
+        vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+    return vectors.astype(np.float32)

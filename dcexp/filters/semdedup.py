@@ -1,7 +1,7 @@
 """SemDeDup: of images of one cluster that are all but the same, the first stays."""
 
 import logging
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -14,7 +14,7 @@ from dcexp.artifacts.subset import Subset
 from dcexp.artifacts.uid import Uids
 from dcexp.engines.base import Engine
 from dcexp.filters.clustered import ClusteredScore, Keep
-from dcexp.filters.clustering import KMeans
+from dcexp.filters.clustering import ByClusters
 from dcexp.filters.cut import Apart
 from dcexp.filters.features import Features, whole_features
 from dcexp.filters.grouped import Members
@@ -106,7 +106,7 @@ def to_earlier(features: Features) -> npt.NDArray[np.float32]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SemDedup(Apart):
+class SemDedup(ByClusters, Apart):
     """Drops every image that is nearer than ``epsilon`` to one that comes before it in its cluster (arXiv:2303.09540).
 
     The distance is 1 minus the cosine. An image that is dropped itself still drops others, so of a chain of images,
@@ -119,16 +119,11 @@ class SemDedup(Apart):
     epsilon: float = 0.05
     keep: Keep = "hard"
     seed: int = 0
-    clustering: KMeans = field(compare=False)
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if not 0 < self.epsilon < 2:
             raise ValueError(f"filter.epsilon={self.epsilon}: wanted a cosine distance, above 0 and below 2")
-
-    @property
-    def label(self) -> str:
-        return f"{super().label}-{self.clustering.label}"
 
     def by(self) -> SemanticDistance:
         """The distance to the nearest image before."""

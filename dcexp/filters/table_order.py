@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from dcexp.artifacts.files import whole_file, write_json
 from dcexp.artifacts.merge import Range, UidFile, ranges, write_uids
-from dcexp.artifacts.uid import UID, Indices, Uids, firsts
+from dcexp.artifacts.uid import UID, Indices, Uids, begins, firsts
 from dcexp.engines.base import Engine
 from dcexp.filters.table_files import uid_pieces
 
@@ -66,7 +66,7 @@ def _merge(folder: Path, sources: list[Source]) -> None:
         for edges in ranges([UidFile(path) for path, _ in sources]):
             uids, numbers = _merged(sources, edges)
             new = firsts(uids)
-            first = numbers[np.maximum.accumulate(np.where(new, np.arange(len(new)), 0))]
+            first = numbers[begins(new)]
             rows.write(numbers[new].data)
             again.write(np.stack([numbers[~new], first[~new]], axis=1).data)
             yield uids[new]

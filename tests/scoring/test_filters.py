@@ -14,8 +14,7 @@ from dcexp.sources.webdataset import WebDataset
 from dcexp.store import Store
 from tests.filters.test_contract import MAY_REPEAT, OPTIONS, WORDS, weighed_columns
 from tests.pools import ONE, write_tar
-from tests.scored import arrays, request, table
-from tests.tasks.sets import checkpoint
+from tests.scoring.scored import arrays, request, table
 from tests.test_conf import REQUIRED, composed
 
 COUNT, SHARD = 150, 60  # samples, and how many are in a tar
@@ -72,8 +71,7 @@ class Scored:
 
 
 @pytest.fixture(scope="module")
-def scored(tmp_path_factory):
-    weights = checkpoint(tmp_path_factory.mktemp("trained") / "checkpoint").weights
+def scored(weights, tmp_path_factory):
     return Scored(tmp_path_factory.mktemp("scored"), weights)
 
 

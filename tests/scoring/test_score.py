@@ -28,18 +28,8 @@ from dcexp.sources.webdataset import WebDataset
 from dcexp.store import Store
 from tests.cli import dcexp
 from tests.pools import ONE, write_tar
-from tests.scored import UIDS, arrays, contents, pictures, request, table
-from tests.tasks.sets import MODEL, checkpoint
-
-
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory):
-    return checkpoint(tmp_path_factory.mktemp("trained") / "checkpoint").weights
-
-
-@pytest.fixture(scope="module")
-def other_weights(tmp_path_factory):
-    return checkpoint(tmp_path_factory.mktemp("trained") / "checkpoint", seed=1).weights
+from tests.scoring.scored import UIDS, arrays, contents, pictures, request, table
+from tests.tasks.sets import MODEL
 
 
 @pytest.fixture(scope="module")
